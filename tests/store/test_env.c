@@ -10,7 +10,7 @@
 #include "base/rng.h"
 #include "store/env.h"
 
-/* Criterion leaks a few bytes for a skipped test. */
+/* Criterion itself leaks a few bytes in some runs. */
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {
