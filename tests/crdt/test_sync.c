@@ -150,6 +150,7 @@ Test(sync, converges_for_many_sizes, .timeout = 100)
  * hello and the 300-byte records included. */
 Test(sync, ten_thousand_with_a_hundred, .timeout = 100)
 {
+    fixture_records = 16384;
     struct talk talk = repair_case(10000, 100, true, 5);
     cr_assert_leq(talk.first.bytes_sent + talk.second.bytes_sent, 65536);
     cr_assert_leq(talk.first.turns, 6);
@@ -159,6 +160,7 @@ Test(sync, ten_thousand_with_a_hundred, .timeout = 100)
  * within their limit.  One side has nothing, or the two have almost nothing in common. */
 Test(sync, overflow, .timeout = 110)
 {
+    fixture_records = 32768;
     struct talk talk = repair_case(100, 20000, false, 6);
     cr_assert_gt(talk.first.turns, 6);
     talk = repair_case(4000, 6000, true, 7);
@@ -271,7 +273,7 @@ Test(sync, broken_frames, .timeout = 100)
     struct id run = run_of(1);
     static uint8_t broken[CRDT_FRAME_MAX];
     fast_make(&me, 1);
-    for (int trial = 0; trial < 400; trial++) {
+    for (int trial = 0; trial < 200; trial++) {
         struct crdt_replica *a = replica_make(&me, &heap);
         struct crdt_replica *b = replica_make(&me, &heap);
         struct crdt_sync *first;

@@ -10,13 +10,6 @@
 #include "base/rng.h"
 #include "store/env.h"
 
-/* Criterion itself leaks a few bytes in some runs. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libcriterion";
-}
-
 /* What the callbacks saw. */
 struct seen {
     pthread_mutex_t lock;
