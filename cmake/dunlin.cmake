@@ -39,7 +39,8 @@ function(dunlin_library name)
   target_link_libraries(dunlin_${name} PUBLIC dunlin_flags ${ARG_LINK})
 endfunction()
 
-# dunlin_tests(FOLDER LINK targets...): each tests/FOLDER/test_X.c becomes the program and ctest entry FOLDER_X.
+# dunlin_tests(FOLDER LINK targets...): each tests/FOLDER/test_X.c becomes the program and ctest entry
+# FOLDER_X.
 function(dunlin_tests folder)
   cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/test_*.c)
