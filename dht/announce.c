@@ -82,7 +82,8 @@ static void store_here(struct dht *d, struct dht_lookup *l)
     if (d->config.client || !near || dht_record_decode(bytes_of(a->bytes, a->len), &record) != ERR_OK)
         return;
     static const struct net_addr none = {.family = NET_FAMILY_NONE};
-    (void)dht_records_put(&d->records, &record, bytes_of(a->bytes, a->len), &none);
+    if (dht_records_put(&d->records, &record, bytes_of(a->bytes, a->len), &none) != ERR_OK)
+        d->counts.refused++;
 }
 
 void dht_announce_store_begin(struct dht *d, struct dht_lookup *l)

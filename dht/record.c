@@ -19,7 +19,7 @@ size_t dht_record_encode(const struct dht_record *record, const struct dht_confi
     ASSERT(record->extra_len <= DHT_RECORD_EXTRA_MAX);
     bool provider = record->type == DHT_RECORD_PROVIDER;
     struct pack_writer w = pack_writer_of(out, DHT_RECORD_BYTES_MAX - NET_SIGNATURE_BYTES);
-    pack_map(&w, 5 + (provider ? 1 : 0) + (record->extra_len > 0 ? 1 : 0));
+    pack_map(&w, (size_t)5 + provider + (record->extra_len > 0));
     pack_key_uint(&w, KEY_TYPE, (uint64_t)record->type);
     if (provider)
         pack_key_id(&w, KEY_KEY, &record->key);

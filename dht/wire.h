@@ -18,7 +18,7 @@ enum dht_kind {
     DHT_STORE,
     DHT_STORED,
 };
-static_assert(DHT_STORED <= NET_KIND_DHT_LAST, "kinds lie in the range of this folder");
+static_assert((int)DHT_STORED <= (int)NET_KIND_DHT_LAST, "kinds lie in the range of this folder");
 
 enum dht_stored_status {
     DHT_STORED_OK,
