@@ -46,6 +46,7 @@
     X(ERR_EXISTS, -40002, "entry exists already")                                                         \
     X(ERR_INVALID, -40003, "argument or setting is not valid")                                            \
     X(ERR_STATE, -40004, "not possible in the present state")                                             \
+    X(ERR_CANCELLED, -40020, "cancelled by the caller")                                                   \
     X(ERR_UNSUPPORTED, -40005, "not supported here")
 /* clang-format on */
 

@@ -8,7 +8,7 @@
 #include "base/id.h"
 #include "base/rng.h"
 
-enum { NET_SEED_BYTES = 32, NET_SIGNATURE_BYTES = 64 };
+enum { NET_SEED_BYTES = 32, NET_SIGNATURE_BYTES = 64, NET_LABEL_MAX = 32 };
 
 struct net_identity {
     struct id id;              /* raw Ed25519 public key */
@@ -21,8 +21,10 @@ struct net_identity {
 void net_identity_init(struct net_identity *identity, const uint8_t seed[NET_SEED_BYTES]);
 /* A fresh identity from rng. */
 void net_identity_generate(struct net_identity *identity, const struct rng *rng);
+/* Wipes every byte. */
 void net_identity_deinit(struct net_identity *identity);
-/* Signs label || message under the domain label (a string constant, at most 32 characters, asserted). */
+/* Signs label || message under the domain label (a string constant, at most NET_LABEL_MAX characters, asserted):
+ * Ed25519 over the 32 bytes BLAKE2b-256(label length (1 byte) || label || message). */
 void net_identity_sign(const struct net_identity *identity, const char *label, struct bytes message,
                        uint8_t signature[NET_SIGNATURE_BYTES]);
 /* ERR_AUTH: the signature is not by this id over label || message. */
