@@ -16,7 +16,7 @@ struct gossip_merge_input {
     size_t tensor_count;
     struct gossip_outer
         outer; /* checked by gossip_outer_check; gamma must equal beta (only theta is exchanged) */
-    bool variance_correction; /* armed: applied to uncorrelated matrices only, and never to a clipped partner
+    bool variance_correction; /* armed: applied to uncorrelated matrices only, and never to a clipped or late partner
                                */
     float partner_weight;     /* gossip_partner_weight; within (0, 0.5] */
     uint64_t own_round;
@@ -41,7 +41,7 @@ struct gossip_merge_report {
  *   phi, delta  [param_count]  slow weights and momentum; updated in place
  *   diff        [param_count]  written: phi_new - theta, to be added to the trainer's present weights
  *   history     the run's; the distance is pushed when the blob was finite and of the right shape and round
- * Arrays must not overlap.  Two passes over the blobs, 4 KiB pieces of scratch on the stack.
+ * Arrays must not overlap.  Two passes over the blobs, about 50 KiB of stack.
  * Errors leave phi, delta and diff unchanged; call gossip_solo_job instead and count the reason:
  *   ERR_MALFORMED  a blob has the wrong length     ERR_NOT_FINITE  a partner's or own number is not finite
  *   ERR_STALE, ERR_REFUSED  from gossip_gate       ERR_INVALID     gamma differs from beta, or a bad
