@@ -1,8 +1,8 @@
 """English text that a Debian machine carries, gathered into a folder of plain text files.
 
-Sources, in this order, each up to its share: licence texts, perl's manual, manual pages, and the documentation of
-installed packages.  Text is kept when it is English, and each paragraph is kept once: package documentation repeats
-the same licences hundreds of times, and a model that is measured on what it has seen before proves nothing.
+Sources, in this order, each up to its share: licence texts, perl's manual, manual pages, and the documentation
+of installed packages.  Text is kept when it is English, and each paragraph is kept once: package documentation
+repeats the same licences hundreds of times, and a model measured on what it has seen before proves nothing.
 """
 
 import gzip
@@ -11,24 +11,31 @@ import os
 import re
 import shutil
 
-FORMAT = "4"                 # part of the cache key: raise it when the output changes
+FORMAT = "4"  # part of the cache key: raise it when the output changes
 TOTAL_MAX = 30 << 20
-TOTAL_MIN = 1 << 20          # less than this does not train anything worth looking at
-DOCUMENT_MAX = 1 << 20       # of one file's text, so that no single changelog dominates
+TOTAL_MIN = 1 << 20  # less than this does not train anything worth looking at
+DOCUMENT_MAX = 1 << 20  # of one file's text, so that no single changelog dominates
 DOCUMENT_MIN = 512
-FILE_BYTES = 1 << 20         # size of the files written
-PROSE_SHARE_MIN = 0.8        # letters and spaces of a paragraph; link lists, tables and code have fewer
-REPEAT_MIN = 60              # paragraphs shorter than this may repeat (headings, "See also")
-COMMON = frozenset("the of and to in is for that this with be are or as it on by not if can you an from".split())
-COMMON_SHARE_MIN = 0.12      # of the words; prose has 0.25 and more, lists of names and other languages less
+FILE_BYTES = 1 << 20  # size of the files written
+PROSE_SHARE_MIN = 0.8  # letters and spaces of a paragraph; link lists, tables and code have fewer
+REPEAT_MIN = 60  # paragraphs shorter than this may repeat (headings, "See also")
+COMMON = frozenset(
+    "the of and to in is for that this with be are or as it on by not if can you an from".split()
+)
+COMMON_SHARE_MIN = 0.12  # of the words; prose has 0.25 and more, lists of names and other languages less
 
 # (name, root, file name pattern, kind, bytes at most)
 SOURCES = (
     ("licenses", "/usr/share/common-licenses", r".*", "text", 1 << 20),
     ("perl", "/usr/share/perl", r".*\.pod$", "pod", 10 << 20),
     ("manual", "/usr/share/man", r".*/man[1-8]/[^/]*\.[1-8][a-z]*(\.gz)?$", "roff", 12 << 20),
-    ("doc", "/usr/share/doc", r".*/(readme|news|faq|howto|tutorial|guide)[^/]*$|.*\.(txt|md|rst|pod)(\.gz)?$", "text",
-     12 << 20),
+    (
+        "doc",
+        "/usr/share/doc",
+        r".*/(readme|news|faq|howto|tutorial|guide)[^/]*$|.*\.(txt|md|rst|pod)(\.gz)?$",
+        "text",
+        12 << 20,
+    ),
     ("copyright", "/usr/share/doc", r".*/copyright$", "text", 6 << 20),
     ("changes", "/usr/share/doc", r".*/changelog[^/]*$|.*/changes[^/]*$", "text", 4 << 20),
 )
@@ -54,7 +61,9 @@ def candidates(root, pattern):
             except OSError:
                 continue
             found.setdefault((status.st_dev, status.st_ino), (path, status.st_size, int(status.st_mtime)))
-    return sorted(found.values(), key=lambda item: hashlib.sha256(item[0].encode("utf-8", "replace")).digest())
+    return sorted(
+        found.values(), key=lambda item: hashlib.sha256(item[0].encode("utf-8", "replace")).digest()
+    )
 
 
 def read_text(path):
@@ -135,7 +144,9 @@ def is_english(text):
     if len(words) < 60:
         return False
     letters = sum(map(len, words))
-    return sum(word in COMMON for word in words) >= COMMON_SHARE_MIN * len(words) and letters > 0.5 * len(text[:200000])
+    return sum(word in COMMON for word in words) >= COMMON_SHARE_MIN * len(words) and letters > 0.5 * len(
+        text[:200000]
+    )
 
 
 def new_paragraphs(text, seen):
@@ -197,6 +208,7 @@ def write_source(writer, seen, name, files, kind, bytes_max):
         if not text or not is_english(text):
             continue
         data = new_paragraphs(text, seen).encode()[:room]
+        data = data.decode("utf-8", "ignore").encode()  # the cut may have split a character
         if len(data) >= DOCUMENT_MIN:
             writer.add(name, data)
             written += len(data)
@@ -221,9 +233,11 @@ def gather(cache, say):
             say("  %-10s %6.2f MiB from %d files" % (name, written / 2**20, len(files)))
         if writer.total < TOTAL_MIN:
             raise TooLittle(
-                "this machine carries only %.2f MiB of English text, and %.0f MiB are needed: images for containers "
-                "leave documentation out.  Install perl-doc and manpages, or give a text file or folder with --data"
-                % (writer.total / 2**20, TOTAL_MIN / 2**20))
+                "this machine carries only %.2f MiB of English text, and %.0f MiB are needed: images for "
+                "containers leave documentation out.  Install perl-doc and manpages, or give a text file or "
+                "folder with --data"
+                % (writer.total / 2**20, TOTAL_MIN / 2**20)
+            )
         os.rename(part, folder)
     except OSError:
         if not os.path.isdir(folder):  # else another quickstart was faster
@@ -237,4 +251,6 @@ def size_of(path):
     """Bytes of a file, or of all files below a folder."""
     if os.path.isfile(path):
         return os.path.getsize(path)
-    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
+    return sum(
+        os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names
+    )

@@ -62,8 +62,10 @@ class Programs:
         self.dunlin = os.environ.get("DUNLIN") or os.path.join(root, "build/release/tools/dunlin/dunlin")
         for path in (self.dunlind, self.dunlin):
             if not os.access(path, os.X_OK):
-                raise Failed("%s is missing: build it with 'cmake --preset release && cmake --build --preset release'"
-                             % path)
+                raise Failed(
+                    "%s is missing: build it with 'cmake --preset release && cmake --build --preset release'"
+                    % path
+                )
 
 
 class Node:
@@ -75,15 +77,26 @@ class Node:
         self.name = name
         self.network = network
         self.cpu = cpu
-        self.seeds = seeds            # path of a seed list, or None
+        self.seeds = seeds  # path of a seed list, or None
         self.flags = list(flags)
-        self.port = 0                 # 0 until the first start: any free one, kept over restarts
+        self.port = 0  # 0 until the first start: any free one, kept over restarts
         self.process = None
         self.log = os.path.join(directory, name + ".log")
 
     def command(self):
-        words = [self.programs.dunlind, "-d", self.dir, "--listen", str(self.port), "--network", self.network,
-                 "--threads", "1", "--log-file", self.log]
+        words = [
+            self.programs.dunlind,
+            "-d",
+            self.dir,
+            "--listen",
+            str(self.port),
+            "--network",
+            self.network,
+            "--threads",
+            "1",
+            "--log-file",
+            self.log,
+        ]
         if self.cpu is not None:
             words += ["--cpu", str(self.cpu)]
         if self.seeds is not None:
@@ -94,8 +107,14 @@ class Node:
         """Starts the daemon and returns once it answers on its control socket."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=die_with_parent, env=dict(os.environ, OPENBLAS_NUM_THREADS="1"))
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+                env=dict(os.environ, OPENBLAS_NUM_THREADS="1"),
+            )
         status = wait_until("%s answers on its control socket" % self.name, seconds, self.first_status)
         self.id = status["id"]
         self.port = port_of(status["listen"])
@@ -103,15 +122,22 @@ class Node:
 
     def first_status(self):
         if self.process.poll() is not None:
-            raise Failed("%s ended with exit code %s at its start\n%s" % (self.name, self.process.returncode,
-                                                                      self.log_tail()))
+            raise Failed(
+                "%s ended with exit code %s at its start\n%s"
+                % (self.name, self.process.returncode, self.log_tail())
+            )
         return self.ask("status", check=False)
 
     def run_cli(self, *words, seconds=60):
         """Runs dunlin and returns its CompletedProcess."""
-        return subprocess.run([self.programs.dunlin, "-d", self.dir, *words], stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=seconds,
-                              env=dict(os.environ, OPENBLAS_NUM_THREADS="1"))
+        return subprocess.run(
+            [self.programs.dunlin, "-d", self.dir, *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=dict(os.environ, OPENBLAS_NUM_THREADS="1"),
+        )
 
     def ask(self, *words, check=True, seconds=60):
         """Result of a command with --json.  Failed when it did not succeed; with check=False None instead."""
@@ -123,7 +149,11 @@ class Node:
             return json.loads(done.stdout.splitlines()[-1])
         if not check:
             return None
-        problem = "no answer within %d s" % seconds if done is None else "exit %d: %s" % (done.returncode, done.stderr)
+        problem = (
+            "no answer within %d s" % seconds
+            if done is None
+            else "exit %d: %s" % (done.returncode, done.stderr)
+        )
         raise Failed("%s: dunlin %s: %s" % (self.name, " ".join(words), problem.strip()))
 
     def run(self, check=True):
@@ -175,7 +205,7 @@ def port_of(listen):
 
 
 class Swarm:
-    """Nodes on loopback that know the first one as their seed.  Use in a with statement: leaving it stops them all."""
+    """Nodes on loopback whose seed is the first one.  Use in a with statement: leaving it stops them all."""
 
     def __init__(self, programs, directory, network, cpu=None):
         self.programs = programs
@@ -202,8 +232,15 @@ class Swarm:
         """Starts one more node; seeds defaults to the swarm's first node."""
         if seeds is None and self.nodes:
             seeds = self.seed_list("seeds", self.nodes[:1])
-        node = Node(self.programs, self.directory, name or "node%d" % len(self.nodes), self.network, self.cpu, seeds,
-                    flags)
+        node = Node(
+            self.programs,
+            self.directory,
+            name or "node%d" % len(self.nodes),
+            self.network,
+            self.cpu,
+            seeds,
+            flags,
+        )
         self.nodes.append(node)
         return node.start()
 
@@ -215,8 +252,11 @@ class Swarm:
 
     def wait_connected(self, peers, seconds=30):
         for node in self.nodes:
-            wait_until("%s is connected to %d peers" % (node.name, peers), seconds,
-                       lambda node=node: (node.ask("status", check=False) or {}).get("connections", 0) >= peers)
+            wait_until(
+                "%s is connected to %d peers" % (node.name, peers),
+                seconds,
+                lambda node=node: (node.ask("status", check=False) or {}).get("connections", 0) >= peers,
+            )
 
     def train(self, data, options=(), isolated=False, seconds=60):
         """Creates a run on the first node, lets all others join, and returns when all train."""
@@ -238,6 +278,7 @@ class Swarm:
             if run and run["state"] == "error":
                 raise Failed("%s cannot train: %s" % (node.name, run["error"]))
             return run if run and run["state"] in ("training", "finished") and run["tokens"] > 0 else None
+
         return wait_until("%s trains" % node.name, seconds, trains)
 
     def dead(self):

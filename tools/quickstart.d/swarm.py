@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Starts a swarm on this machine, shows how it trains, and sums up.  tools/quickstart calls this after the build."""
+"""Starts a swarm on this machine, shows how it trains, and sums up; tools/quickstart calls it after the build."""
 
 import argparse
 import json
@@ -15,25 +15,36 @@ import nodes
 from nodes import Failed
 
 ROUND_MS = 2000
-LINE_SECONDS = 10            # between lines when nobody watches a terminal
-GRACE_ROUNDS = 2             # after the planned end, for members whose clocks tick later
+LINE_SECONDS = 10  # between lines when nobody watches a terminal
+GRACE_ROUNDS = 2  # after the planned end, for members whose clocks tick later
 NODES_MAX = 64
 MEBI = 2**20
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="tools/quickstart", description="Builds Dunlin, starts a swarm of separate "
-                                     "processes on this machine, and trains one model on real text.")
+    parser = argparse.ArgumentParser(
+        prog="tools/quickstart",
+        description="Builds Dunlin, starts a swarm of separate "
+        "processes on this machine, and trains one model on real text.",
+    )
     parser.add_argument("--nodes", type=int, default=4, metavar="N", help="processes to start (default 4)")
     parser.add_argument("--minutes", type=float, default=3, metavar="M", help="training time (default 3)")
-    parser.add_argument("--data", metavar="PATH", help="text to train on: a file or a folder (default: English text "
-                        "of this machine's documentation)")
-    parser.add_argument("--json", action="store_true", help="figures as JSON on standard output, the rest on "
-                        "standard error")
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="text to train on: a file or a folder (default: English text "
+        "of this machine's documentation)",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="figures as JSON on standard output, the rest on " "standard error",
+    )
     parser.add_argument("--isolated", action="store_true", help="let no node ever merge, to compare")
     parser.add_argument("--dir", metavar="DIR", help="working directory (default: a new temporary one)")
     parser.add_argument("--keep", action="store_true", help="keep the working directory")
     parser.add_argument("--yes", action="store_true", help="install missing packages without asking")
+    parser.add_argument("--only-check", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not 1 <= args.nodes <= NODES_MAX:
         parser.error("--nodes must be from 1 to %d" % NODES_MAX)
@@ -61,16 +72,36 @@ def kilo(value):
 
 
 HEAD = "%-8s %-10s %-9s %6s  %-10s %9s %9s %8s %8s %7s %7s" % (
-    "node", "id", "state", "round", "partner", "tokens", "tokens/s", "loss", "val", "merges", "skipped")
+    "node",
+    "id",
+    "state",
+    "round",
+    "partner",
+    "tokens",
+    "tokens/s",
+    "loss",
+    "val",
+    "merges",
+    "skipped",
+)
 
 
 def row(node, run):
     if run is None:
         return "%-8s %-10s %s" % (node.name, short(node.id), "stopped" if not node.alive() else "busy")
     return "%-8s %-10s %-9s %6d  %-10s %9s %9s %8s %8s %7d %7d" % (
-        node.name, short(node.id), run["state"], run["round"], short(run["partner"]), kilo(run["tokens"]),
-        kilo(run["tokens_s"] or 0), number(run["train_loss"], "%.3f"), number(run["val_loss"], "%.3f"),
-        run["merges"], run["skipped"])
+        node.name,
+        short(node.id),
+        run["state"],
+        run["round"],
+        short(run["partner"]),
+        kilo(run["tokens"]),
+        kilo(run["tokens_s"] or 0),
+        number(run["train_loss"], "%.3f"),
+        number(run["val_loss"], "%.3f"),
+        run["merges"],
+        run["skipped"],
+    )
 
 
 class Screen:
@@ -91,9 +122,16 @@ class Screen:
         elif time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + LINE_SECONDS
             known = [run for run in runs if run]
-            say("%s: round %s, %s tokens/s in all, loss %s, merges %d" % (
-                title, "/".join(str(run["round"]) for run in known), kilo(sum(run["tokens_s"] or 0 for run in known)),
-                "/".join(number(run["train_loss"], "%.2f") for run in known), sum(run["merges"] for run in known)))
+            say(
+                "%s: round %s, %s tokens/s in all, loss %s, merges %d"
+                % (
+                    title,
+                    "/".join(str(run["round"]) for run in known),
+                    kilo(sum(run["tokens_s"] or 0 for run in known)),
+                    "/".join(number(run["train_loss"], "%.2f") for run in known),
+                    sum(run["merges"] for run in known),
+                )
+            )
 
 
 def check_alive(swarm):
@@ -128,23 +166,34 @@ def train(swarm, args, data):
     say("starting %d nodes, each held to %d %% of one processor" % (args.nodes, swarm.cpu))
     swarm.start(args.nodes, 30 + args.nodes)
     rounds = max(1, int(args.minutes * 60000 / ROUND_MS))
-    first = swarm.train(data, ["--name", "quickstart", "--round-ms", str(ROUND_MS), "--rounds", str(rounds)],
-                        args.isolated)
-    say("run %s: %.2fM parameters, %.0f MiB of memory a node, %.1f MiB of text" % (
-        short(swarm.run_id), first["params"] / 1e6, first["memory_bytes"] / MEBI, corpus.size_of(data) / MEBI))
+    first = swarm.train(
+        data, ["--name", "quickstart", "--round-ms", str(ROUND_MS), "--rounds", str(rounds)], args.isolated
+    )
+    say(
+        "run %s: %.2fM parameters, %.0f MiB of memory a node, %.1f MiB of text"
+        % (
+            short(swarm.run_id),
+            first["params"] / 1e6,
+            first["memory_bytes"] / MEBI,
+            corpus.size_of(data) / MEBI,
+        )
+    )
     seconds = watch(swarm, args.minutes * 60)
     for node in swarm.nodes:
         node.ask("run", "pause", swarm.run_id, check=False)
     runs = [node.run() for node in swarm.nodes]
     say("measuring every node's model, and their mean, on the validation text")
     paths = swarm.export()
-    sample = swarm.nodes[0].ask("sample", swarm.run_id, "--prompt", "The ", "--length", "300", "--temperature", "0.7",
-                                check=False)
+    sample = swarm.nodes[0].ask(
+        "sample", swarm.run_id, "--prompt", "The ", "--length", "300", "--temperature", "0.7", check=False
+    )
     codes = swarm.stop()
     for node in swarm.nodes:
         if codes[node.name] != 0:
-            raise Failed("%s did not stop in good order (exit code %s)\n%s" % (node.name, codes[node.name],
-                                                                              node.log_tail()))
+            raise Failed(
+                "%s did not stop in good order (exit code %s)\n%s"
+                % (node.name, codes[node.name], node.log_tail())
+            )
     return summary(swarm, runs, swarm.compare(paths, data), seconds), (sample or {}).get("text", "")
 
 
@@ -153,8 +202,10 @@ def summary(swarm, runs, compared, seconds):
     starts = [run["val_loss_start"] for run in runs if run["val_loss_start"] is not None]
     node_rounds = sum(run["round"] for run in runs)
     return {
-        "nodes": [{"id": node.id, "round": run["round"], "tokens": run["tokens"], "val_loss": model["val_loss"]}
-                  for node, run, model in zip(swarm.nodes, runs, compared["models"])],
+        "nodes": [
+            {"id": node.id, "round": run["round"], "tokens": run["tokens"], "val_loss": model["val_loss"]}
+            for node, run, model in zip(swarm.nodes, runs, compared["models"])
+        ],
         "val_loss_start": max(starts) if starts else None,
         "merged_val_loss": compared["merged_val_loss"],
         "replica_distance": compared["replica_distance"],
@@ -171,13 +222,22 @@ def print_summary(figures, sample, isolated):
     print("\nAfter %s of training%s:" % (clock(figures["seconds"]), " without any merge" if isolated else ""))
     print("  validation loss at the start   %s nats per byte" % number(figures["val_loss_start"], "%.3f"))
     for node in figures["nodes"]:
-        print("  %s  round %-5d            %.3f   (%s tokens)" % (short(node["id"]), node["round"],
-                                                               node["val_loss"], kilo(node["tokens"])))
-    print("  losses lie within              %.2f %% of each other" % (100 * (max(losses) - min(losses)) / mean))
-    print("  loss of the nodes' mean model  %.3f   (mean of the nodes: %.3f)" % (figures["merged_val_loss"], mean))
+        print(
+            "  %s  round %-5d            %.3f   (%s tokens)"
+            % (short(node["id"]), node["round"], node["val_loss"], kilo(node["tokens"]))
+        )
+    print(
+        "  losses lie within              %.2f %% of each other" % (100 * (max(losses) - min(losses)) / mean)
+    )
+    print(
+        "  loss of the nodes' mean model  %.3f   (mean of the nodes: %.3f)"
+        % (figures["merged_val_loss"], mean)
+    )
     print("  distance of the models         %.2f %% from their mean" % (100 * figures["replica_distance"]))
-    print("  merges %d, skipped %d; %.2f MiB sent a node and round" % (
-        figures["merges"], figures["skipped"], figures["bytes_per_round"] / MEBI))
+    print(
+        "  merges %d, skipped %d; %.2f MiB sent a node and round"
+        % (figures["merges"], figures["skipped"], figures["bytes_per_round"] / MEBI)
+    )
     if sample:
         safe = "".join(c if c.isprintable() or c == "\n" else "?" for c in sample)
         print("\nWhat the first node's model writes:\n  " + safe.replace("\n", "\n  "))
@@ -189,11 +249,17 @@ def on_signal(number_, _):
 
 def main():
     args = arguments()
+    if args.only_check:
+        return 0
     for number_ in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number_, on_signal)
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     programs = nodes.Programs(root)
-    data = os.path.abspath(args.data) if args.data else corpus.gather(os.path.join(root, "build", "quickstart"), say)
+    data = (
+        os.path.abspath(args.data)
+        if args.data
+        else corpus.gather(os.path.join(root, "build", "quickstart"), say)
+    )
     if args.dir:
         os.makedirs(args.dir, exist_ok=True)
     directory = os.path.abspath(args.dir) if args.dir else tempfile.mkdtemp(prefix="dunlin-")
