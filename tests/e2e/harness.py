@@ -1,7 +1,8 @@
-"""What the end-to-end tests share: a working directory, real text, a time limit, and what to print on failure.
+"""What the end-to-end tests share: a directory, real text, a time limit, and what to print on failure.
 
-A test is an executable file here with a function test(context) and harness.run(test, seconds) at its end.  Exit codes:
-0 passed, 77 skipped (the last line says why), anything else failed.  The nodes' logs are printed on failure.
+A test is an executable file here with a function test(context) and harness.run(test, seconds) at its end.
+Exit codes: 0 passed, 77 skipped (the last line says why), anything else failed.  The ends of the nodes' logs
+are printed on failure; DUNLIN_KEEP=1 in the environment keeps the directory then.
 """
 
 import os

@@ -2,31 +2,36 @@
 """A node killed with SIGKILL resumes from its own disk; so does a swarm that was killed all at once."""
 
 import harness
-from harness import SMALL, expect, say, wait_until
+from harness import SMALL, expect, say
 
 OPTIONS = SMALL + ["--round-ms", "500", "--rounds", "2000"]
 
 
-def resumed(node, saved, seconds=60):
+def save(node, run_id):
+    """Makes the node write a checkpoint; returns its run as it was just before."""
+    run = node.run()
+    node.ask("checkpoint", "save", run_id)
+    checkpoints = node.ask("checkpoint", "ls", run_id)["checkpoints"]
+    saved = max([one["round"] for one in checkpoints if one["intact"]], default=-1)
+    # One round behind at most: the snapshot is that of the last round's end.
+    expect(saved >= run["round"] - 1, "%s saved round %d" % (node.name, saved))
+    return dict(run, round=saved)
+
+
+def resumes(node, saved):
     """The node trains again, from what it had saved or later."""
-    run = wait_until(
-        "%s trains again" % node.name,
-        seconds,
-        lambda: (
-            lambda now: now
-            if now and now["state"] == "training" and now["tokens"] > saved["tokens"]
-            else None
-        )(node.run(check=False)),
-        every=0.2,
+    run = node.wait_run(
+        "trains again", 60, lambda run: run["state"] == "training" and run["tokens"] > saved["tokens"]
     )
-    expect(
-        run["round"] >= saved["round"],
-        "%s: round %d after the restart, %d saved" % (node.name, run["round"], saved["round"]),
-    )
-    expect(
-        run["val_loss_start"] == saved["val_loss_start"], "%s: it remembers the loss at the start" % node.name
-    )
+    words = (node.name, run["round"], saved["round"])
+    expect(run["round"] >= saved["round"], "%s: round %d after the restart, %d saved" % words)
+    same = run["val_loss_start"] == saved["val_loss_start"]
+    expect(same, "%s remembers the loss at the start" % node.name)
     return run
+
+
+def merges_again(node, run):
+    node.wait_run("merges again", 60, lambda now: now["merges"] >= run["merges"] + 2)
 
 
 def test(context):
@@ -34,44 +39,23 @@ def test(context):
         swarm.start(3)
         swarm.train(context.text(), OPTIONS)
         victim = swarm.nodes[1]
-        wait_until("the victim merges", 60, lambda: victim.run()["merges"] >= 3)
-        victim.ask("checkpoint", "save", swarm.run_id)
-        saved, identity = victim.run(), victim.id
-        checkpoints = victim.ask("checkpoint", "ls", swarm.run_id)["checkpoints"]
-        expect(any(one["intact"] for one in checkpoints), "an intact checkpoint lies on the disk")
-        saved["round"] = max(one["round"] for one in checkpoints if one["intact"])
-        saved["tokens"] = 0 if saved["round"] == 0 else saved["tokens"] // 2
+        victim.wait_run("merges", 60, lambda run: run["merges"] >= 3)
+        saved, identity = save(victim, swarm.run_id), victim.id
         victim.kill()
         say("one node killed")
         victim.start()
         expect(victim.id == identity, "the same id after the restart")
-        merges = resumed(victim, saved)["merges"]
-        wait_until("it merges again", 60, lambda: victim.run()["merges"] >= merges + 2, every=0.3)
+        merges_again(victim, resumes(victim, saved))
 
-        saved = []
-        for node in swarm.nodes:
-            node.ask("checkpoint", "save", swarm.run_id)
-            run = node.run()
-            run["round"] = max(
-                one["round"] for one in node.ask("checkpoint", "ls", swarm.run_id)["checkpoints"]
-            )
-            run["tokens"] //= 2
-            saved.append(run)
+        saved = [save(node, swarm.run_id) for node in swarm.nodes]
         for node in swarm.nodes:
             node.kill()
         say("all nodes killed")
         for node in swarm.nodes:
             node.start()
-        for node, run in zip(swarm.nodes, saved):
-            resumed(node, run)
-        merges = [node.run()["merges"] for node in swarm.nodes]
-        for node, count in zip(swarm.nodes, merges):
-            wait_until(
-                "%s merges again" % node.name,
-                60,
-                lambda node=node, count=count: (node.run()["merges"] >= count + 2),
-                every=0.3,
-            )
+        runs = [resumes(node, run) for node, run in zip(swarm.nodes, saved)]
+        for node, run in zip(swarm.nodes, runs):
+            merges_again(node, run)
         say("the whole swarm goes on")
 
 

@@ -1,8 +1,9 @@
 """English text that a Debian machine carries, gathered into a folder of plain text files.
 
-Sources, in this order, each up to its share: licence texts, perl's manual, manual pages, and the documentation
-of installed packages.  Text is kept when it is English, and each paragraph is kept once: package documentation
-repeats the same licences hundreds of times, and a model measured on what it has seen before proves nothing.
+Sources, in this order, each up to its share: licence texts, perl's manual, manual pages, and the
+documentation of installed packages.  Text is kept when it is English, and each paragraph is kept once:
+package documentation repeats the same licences hundreds of times, and a model measured on what it has seen
+before proves nothing.
 """
 
 import gzip
@@ -235,8 +236,7 @@ def gather(cache, say):
             raise TooLittle(
                 "this machine carries only %.2f MiB of English text, and %.0f MiB are needed: images for "
                 "containers leave documentation out.  Install perl-doc and manpages, or give a text file or "
-                "folder with --data"
-                % (writer.total / 2**20, TOTAL_MIN / 2**20)
+                "folder with --data" % (writer.total / 2**20, TOTAL_MIN / 2**20)
             )
         os.rename(part, folder)
     except OSError:

@@ -162,6 +162,15 @@ class Node:
         runs = answer["runs"] if answer else []
         return runs[0] if runs else None
 
+    def wait_run(self, what, seconds, check, every=0.2):
+        """Polls until check(run) holds of the node's run, and returns that run."""
+
+        def probe():
+            run = self.run(check=False)
+            return run if run and check(run) else None
+
+        return wait_until("%s %s" % (self.name, what), seconds, probe, every)
+
     def alive(self):
         return self.process is not None and self.process.poll() is None
 
@@ -273,13 +282,12 @@ class Swarm:
         return node.ask("run", "join", self.run_id, "--data", data, *extra)
 
     def wait_training(self, node, seconds=60):
-        def trains():
-            run = node.run(check=False)
-            if run and run["state"] == "error":
+        def trains(run):
+            if run["state"] == "error":
                 raise Failed("%s cannot train: %s" % (node.name, run["error"]))
-            return run if run and run["state"] in ("training", "finished") and run["tokens"] > 0 else None
+            return run["state"] in ("training", "finished") and run["tokens"] > 0
 
-        return wait_until("%s trains" % node.name, seconds, trains)
+        return node.wait_run("trains", seconds, trains)
 
     def dead(self):
         return [node for node in self.nodes if not node.alive()]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Starts a swarm on this machine, shows how it trains, and sums up; tools/quickstart calls it after the build."""
+"""Starts a swarm on this machine, shows how it trains, and sums up; the last step of tools/quickstart."""
 
 import argparse
 import json
