@@ -157,7 +157,7 @@ def new_paragraphs(text, seen):
         lines = [line.rstrip() for line in paragraph.split("\n")]
         paragraph = "\n".join(line for line in lines if line)
         plain = " ".join(re.findall(r"\w+", paragraph.lower()))
-        if sum(c.isalpha() or c.isspace() for c in paragraph) < PROSE_SHARE_MIN * len(paragraph) or not plain:
+        if not plain or len(NOT_PROSE.findall(paragraph)) > (1 - PROSE_SHARE_MIN) * len(paragraph):
             continue
         if len(plain) >= REPEAT_MIN:
             digest = hashlib.blake2b(plain.encode(), digest_size=16).digest()
@@ -194,6 +194,7 @@ class Writer:
             self.file = None
 
 
+NOT_PROSE = re.compile(r"[^A-Za-z\s]")
 CLEANERS = {"text": lambda text: text, "pod": strip_pod, "roff": strip_roff}
 
 

@@ -243,7 +243,12 @@ def print_summary(figures, sample, isolated):
         print("\nWhat the first node's model writes:\n  " + safe.replace("\n", "\n  "))
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def on_signal(number_, _):
+    for other in SIGNALS:  # a second Ctrl-C must not interrupt the stopping of the nodes
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt(number_)
 
 
@@ -251,7 +256,7 @@ def main():
     args = arguments()
     if args.only_check:
         return 0
-    for number_ in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number_ in SIGNALS:
         signal.signal(number_, on_signal)
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     programs = nodes.Programs(root)
