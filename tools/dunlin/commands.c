@@ -177,6 +177,7 @@ const struct command cli_commands[] = {
      .method = "limit",
      .show = show_limit},
     {.name = "stop", .summary = "shut the daemon down in good order", .method = "stop", .show = show_stop},
+    {.name = "id", .summary = "this node's id (needs no daemon)", .run = local_id},
     {.name = "version", .summary = "version of this program (needs no daemon)", .run = local_version},
     {.name = NULL},
 };
