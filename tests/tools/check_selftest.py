@@ -5,6 +5,7 @@ usage: check_selftest.py PATH_OF_CHECK
 
 Each case writes one file into a copy of the clean tree and names the one message that must appear.
 """
+import concurrent.futures
 import os
 import re
 import shutil
@@ -152,10 +153,10 @@ def main():
     failures = 0
     cases = [("", "", None)] + CASES
     have_format = shutil.which("clang-format-14") is not None
-    for path, content, expected in cases:
-        if expected and "format:" in expected and not have_format:
-            continue
-        problem = run_case(check, path, content, expected)
+    cases = [c for c in cases if have_format or not c[2] or "format:" not in c[2]]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        problems = list(pool.map(lambda case: run_case(check, *case), cases))
+    for (path, content, _), problem in zip(cases, problems):
         if problem:
             failures += 1
             print(f"{path or 'clean tree'} holding {content[:200]!r}: {problem}")
