@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Wrong flags, files, keys, databases, ports, seeds and packets: each gets a message that says what and where.
+"""Wrong flags, files, keys, databases, ports, seeds and packets: each gets a message saying what and where.
 
 Mistakes before the start end dunlind with exit code 2 (usage) or 1; mistakes while it runs are answered or
 counted, and the daemon goes on.
