@@ -73,6 +73,7 @@ struct crdt_event {
 struct crdt_view {
     struct crdt_record record;
     struct bytes encoded;
+    struct id hash; /* crdt_record_hash of encoded */
 };
 
 struct crdt_counts {

@@ -65,9 +65,10 @@ struct gossip *gossip_init(void *block, size_t size, const struct gossip_config 
 /* Round `round` begins now.  view is copied.  An outcome still open for an older round becomes SOLO
  * (superseded). ERR_STALE: not newer than the last one; nothing changed. */
 MUST_USE int gossip_round(struct gossip *g, uint64_t now_ns, uint64_t round, const struct gossip_view *view);
-/* The encoded snapshot of the open round.  blob is borrowed until event RELEASE with this cookie.  ERR_STALE:
- * the round is over or another is open, ERR_INVALID: length is not the codec's exact size, ERR_EXISTS: set
- * already; the blob is not taken then. */
+/* The encoded snapshot of the open round.  blob is borrowed until event RELEASE with this cookie, which
+ * follows the round's outcome (the merge job reads the blob too: the caller keeps it until that is done).
+ * ERR_STALE: the round is over or another is open, ERR_INVALID: length is not the codec's exact size,
+ * ERR_EXISTS: set already; the blob is not taken then. */
 MUST_USE int gossip_set_outgoing(struct gossip *g, uint64_t now_ns, uint64_t round, enum gossip_codec codec,
                                  struct bytes blob, uint64_t cookie);
 /* The merge of this round's MERGE event ended with result (0 or an ERR_ code, counted); its receive buffer is

@@ -107,8 +107,7 @@ struct node {
     struct allocator alloc;
     struct net_identity identity;
     uint64_t started_ns;
-    uint32_t network_id;
-    struct id network_hash;
+    struct net_network network;
 
     struct net_uv_socket *socket;
     struct net_uv_timer timer;
@@ -116,6 +115,8 @@ struct node {
     struct control *control;
     struct worker merge_worker;
     struct worker disk_worker;
+    bool resolving[NODE_SEEDS_MAX];
+    uint64_t seeds_next_ns; /* when names of seeds are looked up again */
     bool stopping;
     bool pumping;
     unsigned stop_waits; /* checkpoints still being written at the end */
@@ -126,8 +127,7 @@ struct node {
     void *seal_block;
     struct nat_path *path;
     void *path_block;
-    struct nat_observed *observed;
-    void *observed_block;
+    struct nat_observed observed;
     struct dht *dht;
     void *dht_block;
     struct quic *quic;
@@ -142,9 +142,10 @@ struct node {
     uint64_t addrs_next_ns;
     uint64_t minute_next_ns; /* housekeeping */
     int store_state;
-    uint64_t seed_next_ns[NODE_SEEDS_MAX];
-    bool seed_known[NODE_SEEDS_MAX];
-    bool clock_warned;
+    uint64_t busy_next_ns;   /* when the path layer is told next what is in flight */
+    uint64_t clock_next_ns;  /* when our clock is next compared with those of peers */
+    int64_t clock_offset_ms; /* last comparison; peers - ours */
+    size_t clock_peers;
 
     struct run runs[NODE_RUNS_MAX];
     struct node_peer peers[NODE_PEERS_MAX];
@@ -174,6 +175,8 @@ void wire_send(struct node *node, uint64_t now_ns, const struct net_message *mes
 /* Moves what cores want to say; true when anything happened. */
 bool wire_drain(struct node *node, uint64_t now_ns);
 void wire_tick(struct node *node, uint64_t now_ns);
+/* Sends what is left (goodbyes) without waiting for anything. */
+void wire_flush(struct node *node);
 uint64_t wire_deadline_ns(struct node *node, uint64_t now_ns);
 void wire_sends(struct node *node, uint64_t now_ns);
 
@@ -220,13 +223,17 @@ void state_rpc_request(struct node *node, const struct rpc_event *event);
 void state_rpc_reply(struct node *node, const struct rpc_event *event);
 /* Asks a connected peer for a run's chain. */
 void state_fetch_chain(struct node *node, struct node_peer *peer, const struct run *run);
+/* The run of this id on this node, or NULL. */
 struct run *node_run_of(struct node *node, const struct id *id);
+/* Starts a run whose chain has come from the disk. */
+void run_chain_complete(struct run *run);
 
 /* methods.c */
 extern const struct control_method node_methods[];
 void methods_dht_event(struct node *node, uint64_t now_ns, const struct dht_event *event);
 void methods_tick(struct node *node, uint64_t now_ns);
 uint64_t methods_deadline_ns(const struct node *node);
-/* Answers run.create and run.join, whose run has got far enough (or failed). */
+/* The trainer filled an array that a method asked for; tag is TAG_CALL + the wait's index. */
+void methods_snapshot(struct node *node, uint64_t tag, float *array);
 
 #endif

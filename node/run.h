@@ -22,7 +22,7 @@
 #include "gossip/exchange.h"
 #include "gossip/merge/job.h"
 #include "node/reply.h"
-#include "node/trainer.h"
+#include "node/train_thread.h"
 #include "node/worker.h"
 #include "train/model.h"
 
@@ -75,7 +75,7 @@ struct run {
     struct gossip_tensor tensors[TRAIN_TENSORS_MAX];
     struct gossip_layout shape;
     struct gossip_outer outer;
-    struct trainer *trainer;
+    struct train_thread *trainer;
     void *gossip_block;
     struct gossip *gossip;
 
@@ -99,6 +99,8 @@ struct run {
     struct id partner;
     struct gossip_merge_report report;
     size_t fetch_tries;
+    bool publishing;         /* a state is being encoded for joiners */
+    uint64_t published_round;
     bool state_wanted; /* behind: fetch at the next boundary */
 
     bool job_busy;         /* a merge-worker job of this run is under way */
