@@ -16,28 +16,39 @@ static size_t item_bytes(const struct crdt_item *item)
     return 2 * ITEM_HEAD_BYTES + item->record.len + item->other.len;
 }
 
+size_t crdt_batch_fit(const struct crdt_item *items, size_t count)
+{
+    size_t used = HEAD_BYTES_MAX;
+    size_t fit = 0;
+    while (fit < count && fit < CRDT_BATCH_MAX && used + item_bytes(&items[fit]) <= CRDT_FRAME_MAX)
+        used += item_bytes(&items[fit++]);
+    return fit;
+}
+
+void crdt_batch_write_items(struct pack_writer *w, const struct crdt_item *items, size_t count)
+{
+    pack_array(w, count);
+    for (size_t i = 0; i < count; i++) {
+        if (items[i].other.len > 0)
+            pack_array(w, 2);
+        pack_bin(w, items[i].record);
+        if (items[i].other.len > 0)
+            pack_bin(w, items[i].other);
+    }
+}
+
 int crdt_batch_encode(const struct crdt_item *items, size_t count, uint8_t *out, size_t out_cap,
                       size_t *taken)
 {
     ASSERT(out_cap >= CRDT_FRAME_MAX);
-    size_t used = HEAD_BYTES_MAX;
-    *taken = 0;
-    while (*taken < count && *taken < CRDT_BATCH_MAX && used + item_bytes(&items[*taken]) <= CRDT_FRAME_MAX)
-        used += item_bytes(&items[(*taken)++]);
+    *taken = crdt_batch_fit(items, count);
     ASSERT(count == 0 || *taken > 0);
-    struct pack_writer w = pack_writer_of(out, out_cap);
+    struct pack_writer w = pack_writer_of(out, CRDT_FRAME_MAX);
     pack_map(&w, 2);
     pack_key_uint(&w, KEY_VERSION, CRDT_WIRE_VERSION);
     pack_uint(&w, KEY_ITEMS);
-    pack_array(&w, *taken);
-    for (size_t i = 0; i < *taken; i++) {
-        if (items[i].other.len > 0)
-            pack_array(&w, 2);
-        pack_bin(&w, items[i].record);
-        if (items[i].other.len > 0)
-            pack_bin(&w, items[i].other);
-    }
-    ASSERT(pack_writer_len(&w) > 0 && pack_writer_len(&w) <= CRDT_FRAME_MAX);
+    crdt_batch_write_items(&w, items, *taken);
+    ASSERT(pack_writer_len(&w) > 0);
     return (int)pack_writer_len(&w);
 }
 
@@ -56,6 +67,14 @@ static void read_item(struct pack_reader *r, struct crdt_item *item)
         r->failed = true;
 }
 
+size_t crdt_batch_read_items(struct pack_reader *r, struct crdt_item items[CRDT_BATCH_MAX])
+{
+    size_t count = pack_read_array(r, CRDT_BATCH_MAX);
+    for (size_t i = 0; i < count; i++)
+        read_item(r, &items[i]);
+    return count;
+}
+
 int crdt_batch_decode(struct bytes frame, struct crdt_item items[CRDT_BATCH_MAX])
 {
     struct pack_token tokens[TOKENS_MAX];
@@ -71,9 +90,7 @@ int crdt_batch_decode(struct bytes frame, struct crdt_item items[CRDT_BATCH_MAX]
             version = pack_read_uint(&r, UINT32_MAX);
             break;
         case KEY_ITEMS:
-            count = pack_read_array(&r, CRDT_BATCH_MAX);
-            for (size_t i = 0; i < count; i++)
-                read_item(&r, &items[i]);
+            count = crdt_batch_read_items(&r, items);
             break;
         default:
             pack_skip(&r);

@@ -33,7 +33,7 @@ struct crdt_run {
     struct id id;
     bool used;
     uint32_t first;
-    uint32_t proofs;
+    size_t proofs;
     size_t count;
     size_t bytes;
     struct crdt_lthash sum;
@@ -102,5 +102,11 @@ uint32_t crdt_table_insert(struct crdt_replica *r, uint32_t run, const struct cr
 void crdt_table_replace(struct crdt_replica *r, uint32_t entry, const struct crdt_record *record,
                         const struct id *hash, uint8_t *bytes, uint32_t len);
 void crdt_table_remove(struct crdt_replica *r, uint32_t entry);
+/* Puts a proof into a free place, owns bytes; or takes it out.  A quarantined author is one element of the
+ * run's set, whichever pair convicts it. */
+void crdt_table_convict(struct crdt_replica *r, uint32_t place, uint32_t author, uint8_t *bytes, size_t len);
+void crdt_table_acquit(struct crdt_replica *r, uint32_t place);
+void crdt_quarantine_element(const struct id *run, const struct id *author, struct id *out);
+struct crdt_item crdt_proof_item(const struct crdt_proof *proof);
 
 #endif

@@ -47,12 +47,7 @@ bool crdt_replica_proof(const struct crdt_replica *replica, const struct id *run
     uint32_t at = in == CRDT_NONE ? CRDT_NONE : crdt_table_find_author(replica, in, author);
     if (at == CRDT_NONE || replica->authors[at].proof == CRDT_NONE)
         return false;
-    struct bytes stored = bytes_of(replica->proofs[replica->authors[at].proof].bytes,
-                                   replica->proofs[replica->authors[at].proof].len);
-    struct reader r = reader_of(stored);
-    out->record = read_bytes(&r, read_u16(&r));
-    out->other = read_bytes(&r, reader_left(&r));
-    ASSERT(reader_done(&r));
+    *out = crdt_proof_item(&replica->proofs[replica->authors[at].proof]);
     return true;
 }
 
@@ -62,7 +57,7 @@ int crdt_replica_digest(const struct crdt_replica *replica, const struct id *run
     uint32_t at = crdt_table_find_run(replica, run);
     if (at == CRDT_NONE)
         return ERR_NOT_FOUND;
-    *count = replica->runs[at].count;
+    *count = replica->runs[at].count + replica->runs[at].proofs;
     crdt_lthash_digest(&replica->runs[at].sum, *count, digest);
     return ERR_OK;
 }
@@ -103,6 +98,16 @@ static void check_run(const struct crdt_replica *r, uint32_t run)
         bytes += r->entries[at].len;
     }
     ASSERT(count == r->runs[run].count && bytes == r->runs[run].bytes);
+    size_t proofs = 0;
+    for (size_t i = 0; i < CRDT_PROOFS_MAX; i++) {
+        struct id element;
+        if (r->proofs[i].bytes == NULL || r->authors[r->proofs[i].author].run != run)
+            continue;
+        crdt_quarantine_element(&r->runs[run].id, &r->authors[r->proofs[i].author].id, &element);
+        crdt_lthash_add(&sum, &element);
+        proofs++;
+    }
+    ASSERT(proofs == r->runs[run].proofs);
     ASSERT(memcmp(&sum, &r->runs[run].sum, sizeof sum) == 0);
 }
 

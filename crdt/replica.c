@@ -76,18 +76,6 @@ int crdt_replica_add_run(struct crdt_replica *replica, const struct id *run)
     return ERR_FULL;
 }
 
-static void forget_proof(struct crdt_replica *r, uint32_t proof)
-{
-    struct crdt_proof *p = &r->proofs[proof];
-    uint32_t author = p->author;
-    r->runs[r->authors[author].run].proofs--;
-    r->authors[author].proof = CRDT_NONE;
-    allocator_release(&r->config.alloc, p->bytes);
-    *p = (struct crdt_proof){0};
-    r->counts.proofs--;
-    crdt_table_settle_author(r, author);
-}
-
 int crdt_replica_remove_run(struct crdt_replica *replica, const struct id *run)
 {
     uint32_t at = crdt_table_find_run(replica, run);
@@ -97,7 +85,7 @@ int crdt_replica_remove_run(struct crdt_replica *replica, const struct id *run)
         crdt_table_remove(replica, replica->runs[at].first);
     for (uint32_t i = 0; i < CRDT_PROOFS_MAX; i++) {
         if (replica->proofs[i].bytes != NULL && replica->authors[replica->proofs[i].author].run == at)
-            forget_proof(replica, i);
+            crdt_table_acquit(replica, i);
     }
     replica->runs[at].used = false;
     replica->counts.runs--;
@@ -177,15 +165,6 @@ static int keep(struct crdt_replica *r, uint32_t run, uint32_t held, const struc
     return ERR_OK;
 }
 
-static struct crdt_item proof_item(const struct crdt_proof *p)
-{
-    size_t first = (size_t)p->bytes[0] << 8 | p->bytes[1];
-    ASSERT(PROOF_HEAD_BYTES + first < p->len);
-    return (struct crdt_item){
-        bytes_of(p->bytes + PROOF_HEAD_BYTES, first),
-        bytes_of(p->bytes + PROOF_HEAD_BYTES + first, p->len - PROOF_HEAD_BYTES - first)};
-}
-
 static struct crdt_key author_key(const struct crdt_replica *r, uint32_t author)
 {
     return (struct crdt_key){.run = r->runs[r->authors[author].run].id, .author = r->authors[author].id};
@@ -204,7 +183,7 @@ static uint32_t proof_place(struct crdt_replica *r, bool events)
     struct crdt_key key = author_key(r, r->proofs[oldest].author);
     if (events)
         push_event(r, CRDT_PROOF_DROPPED, CRDT_ORIGIN_SELF, &key);
-    forget_proof(r, oldest);
+    crdt_table_acquit(r, oldest);
     return oldest;
 }
 
@@ -232,11 +211,7 @@ static int quarantine(struct crdt_replica *r, uint32_t run, const struct crdt_ke
     write_bytes(&w, b.data, b.len);
     uint32_t place = proof_place(r, events);
     uint32_t author = crdt_table_take_author(r, run, &key->author);
-    r->proofs[place] =
-        (struct crdt_proof){.bytes = bytes, .len = len, .author = author, .order = ++r->proof_order};
-    r->authors[author].proof = place;
-    r->runs[run].proofs++;
-    r->counts.proofs++;
+    crdt_table_convict(r, place, author, bytes, len);
     while (r->authors[author].first != CRDT_NONE) {
         uint32_t entry = r->authors[author].first;
         if (events)
@@ -478,7 +453,7 @@ static bool resolve(struct crdt_replica *r, const struct crdt_queued_event *queu
         if (author == CRDT_NONE || r->authors[author].proof == CRDT_NONE)
             return false;
         const struct crdt_proof *p = &r->proofs[r->authors[author].proof];
-        struct crdt_item item = proof_item(p);
+        struct crdt_item item = crdt_proof_item(p);
         out->record = item.record;
         out->other = item.other;
         out->proof = bytes_of(p->bytes, p->len);

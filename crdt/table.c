@@ -2,6 +2,7 @@
 #include <sodium.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "crdt/internal.h"
 
 static uint64_t key_hash(const struct crdt_replica *r, const void *data, size_t len)
@@ -278,4 +279,50 @@ void crdt_table_remove(struct crdt_replica *r, uint32_t entry)
     *e = (struct crdt_slot_entry){.run_next = r->free_entry};
     r->free_entry = entry;
     crdt_table_settle_author(r, author);
+}
+
+void crdt_quarantine_element(const struct id *run, const struct id *author, struct id *out)
+{
+    struct bytes parts[2] = {bytes_of(run->bytes, ID_BYTES), bytes_of(author->bytes, ID_BYTES)};
+    hash_parts("dunlin quarantine", parts, 2, out);
+}
+
+void crdt_table_convict(struct crdt_replica *r, uint32_t place, uint32_t author, uint8_t *bytes, size_t len)
+{
+    struct crdt_author *a = &r->authors[author];
+    struct id element;
+    ASSERT(r->proofs[place].bytes == NULL && a->proof == CRDT_NONE);
+    crdt_quarantine_element(&r->runs[a->run].id, &a->id, &element);
+    r->proofs[place] =
+        (struct crdt_proof){.bytes = bytes, .len = len, .author = author, .order = ++r->proof_order};
+    a->proof = place;
+    r->runs[a->run].proofs++;
+    crdt_lthash_add(&r->runs[a->run].sum, &element);
+    r->counts.proofs++;
+}
+
+void crdt_table_acquit(struct crdt_replica *r, uint32_t place)
+{
+    struct crdt_proof *p = &r->proofs[place];
+    struct crdt_author *a = &r->authors[p->author];
+    struct id element;
+    uint32_t author = p->author;
+    crdt_quarantine_element(&r->runs[a->run].id, &a->id, &element);
+    crdt_lthash_remove(&r->runs[a->run].sum, &element);
+    r->runs[a->run].proofs--;
+    a->proof = CRDT_NONE;
+    allocator_release(&r->config.alloc, p->bytes);
+    *p = (struct crdt_proof){0};
+    r->counts.proofs--;
+    crdt_table_settle_author(r, author);
+}
+
+struct crdt_item crdt_proof_item(const struct crdt_proof *proof)
+{
+    struct reader r = reader_of(bytes_of(proof->bytes, proof->len));
+    struct crdt_item item;
+    item.record = read_bytes(&r, read_u16(&r));
+    item.other = read_bytes(&r, reader_left(&r));
+    ASSERT(reader_done(&r));
+    return item;
 }

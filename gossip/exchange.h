@@ -104,6 +104,9 @@ void gossip_stream_frame(struct gossip *g, uint64_t now_ns, uint64_t stream, str
 /* The stream's send queue takes this many more bytes (not a sum: replaces what was said before).  0 at first;
  * a SEND of n bytes uses n + 4.  Must reach GOSSIP_FRAME_MAX + 4 at times. */
 void gossip_stream_writable(struct gossip *g, uint64_t now_ns, uint64_t stream, size_t room);
+/* Handles of streams that have something to send and were not given room for it; at most GOSSIP_STREAMS_MAX.
+ * After network progress ask each for its room and say so by gossip_stream_writable. */
+size_t gossip_streams_waiting(const struct gossip *g, uint64_t streams[GOSSIP_STREAMS_MAX]);
 /* The peer finished its side (err 0) or the stream or its connection broke (err); the handle is gone for err
  * != 0. */
 void gossip_stream_closed(struct gossip *g, uint64_t now_ns, uint64_t stream, int err);
@@ -123,6 +126,7 @@ struct gossip_action {
     enum gossip_action_kind kind;
     struct id peer;
     uint64_t tag;       /* OPEN */
+    bool for_state;     /* OPEN: for a fetch, not for an exchange (another service or send class) */
     uint64_t stream;    /* the others */
     struct bytes frame; /* SEND: borrowed until the next call with this core */
 };

@@ -210,6 +210,19 @@ void gossip_stream_writable(struct gossip *g, uint64_t now_ns, uint64_t stream, 
         s->room = room;
 }
 
+size_t gossip_streams_waiting(const struct gossip *g, uint64_t streams[GOSSIP_STREAMS_MAX])
+{
+    size_t count = 0;
+    for (size_t i = 0; i < GOSSIP_STREAMS_MAX; i++) {
+        const struct gossip_stream *s = &g->streams[i];
+        bool flows =
+            (s->state == GOSSIP_STREAM_SWAP || s->state == GOSSIP_STREAM_SERVING) && s->out_at < s->out.len;
+        if (s->has_handle && (s->queued != 0 || flows))
+            streams[count++] = s->handle;
+    }
+    return count;
+}
+
 void gossip_stream_closed(struct gossip *g, uint64_t now_ns, uint64_t stream, int err)
 {
     gossip_expire(g, now_ns);
@@ -338,6 +351,7 @@ static bool poll_change(struct gossip_stream *s, struct gossip_action *out)
     *out = (struct gossip_action){.peer = s->peer, .tag = s->tag, .stream = s->handle};
     if (s->state == GOSSIP_STREAM_OPENING && !s->open_asked) {
         out->kind = GOSSIP_ACTION_OPEN;
+        out->for_state = s->deadline_ns != GOSSIP_NEVER;
         s->open_asked = true;
         return true;
     }

@@ -200,6 +200,22 @@ static struct control_call *new_call(struct client *client)
     return NULL;
 }
 
+/* Copies the first parameter that the method does not know to name; false: all are known. */
+static bool unknown_param(const struct control_method *method, const struct pack_reader *params, char *name,
+                          size_t cap)
+{
+    struct pack_reader r = *params;
+    char wanted[CONTROL_METHOD_SIZE + 1];
+    for (size_t left = pack_read_map(&r, CONTROL_TOKENS_MAX); left > 0 && !r.failed; left--) {
+        pack_read_text(&r, name, cap - 1);
+        (void)snprintf(wanted, sizeof wanted, "%s ", name);
+        if (r.failed || strstr(method->params, wanted) == NULL)
+            return true;
+        pack_skip(&r);
+    }
+    return false;
+}
+
 static void dispatch(struct client *client, struct bytes request)
 {
     struct control *control = client->control;
@@ -227,10 +243,14 @@ static void dispatch(struct client *client, struct bytes request)
         return;
     }
     for (const struct control_method *method = control->methods; method->name != NULL; method++) {
-        if (strcmp(method->name, call->method) == 0) {
+        char name[CONTROL_METHOD_SIZE] = "";
+        if (strcmp(method->name, call->method) != 0)
+            continue;
+        if (unknown_param(method, &params, name, sizeof name))
+            control_fail(call, ERR_INVALID, "%s: unknown parameter '%s'", call->method, name);
+        else
             method->handle(control->user, call, &params);
-            return;
-        }
+        return;
     }
     control_fail(call, ERR_UNSUPPORTED, "unknown method '%s': dunlin and dunlind are of different versions?",
                  call->method);

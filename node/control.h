@@ -42,6 +42,7 @@ typedef void (*control_handler)(void *user, struct control_call *call, const str
 
 struct control_method {
     const char *name;
+    const char *params; /* names it takes, each followed by a space; others are refused */
     control_handler handle;
 };
 

@@ -77,20 +77,24 @@ struct node_stream {
     bool outgoing;
 };
 
-/* A control call that waits for the final event of a DHT command or an RPC. */
+/* A control call that waits for the final event of a DHT command. */
+enum node_wait_kind { WAIT_PING, WAIT_FIND, WAIT_PROVIDERS, WAIT_PROVIDE };
+
+enum { WAIT_RECORDS_MAX = 16 };
+
 struct node_wait {
     bool used;
-    uint32_t dht_handle;
+    enum node_wait_kind kind;
+    uint32_t dht_handle; /* 0: nothing under way */
     struct control_ref call;
-    enum { WAIT_PING, WAIT_FIND, WAIT_PROVIDERS, WAIT_PROVIDE } kind;
     struct id target;
     uint64_t began_ns;
-    uint64_t left; /* pings still to send */
+    uint64_t pings_left;
     uint64_t seq;
-    uint64_t next_ns; /* next ping */
+    uint64_t next_ns; /* next ping; UINT64_MAX: none */
     struct dht_contact contact;
     size_t record_count;
-    struct dht_record records[8];
+    struct dht_record records[WAIT_RECORDS_MAX];
 };
 
 struct node_limits {

@@ -1,5 +1,5 @@
-/* A simulated network of QUIC endpoints for tests: one fake clock, one-way delay, seeded loss and reordering, and a log
- * of events.  No sockets, no real time. */
+/* A simulated network of QUIC endpoints for tests: one fake clock, one-way delay, seeded loss and reordering,
+ * and a log of events.  No sockets, no real time. */
 #ifndef DUNLIN_TESTS_QUIC_NET_H
 #define DUNLIN_TESTS_QUIC_NET_H
 
@@ -25,17 +25,18 @@ struct node {
     struct quic_config cfg;
     struct quic *ep;
     struct rng_seeded stream;
-    bool deaf;              /* everything to this node is lost */
-    bool stranger;          /* others do not know who is at its address */
-    size_t datagram_max;    /* longer ones to this node are lost */
+    bool deaf;                /* everything to this node is lost */
+    bool stranger;            /* others do not know who is at its address */
+    const struct id *seen_as; /* whom others believe to be at its address; NULL: itself */
+    size_t datagram_max;      /* longer ones to this node are lost */
     uint64_t delivered;
     int last_result;
     /* What was told, counted. */
     int connected, disconnected, opened, frames, writable, ended, resets;
     int disconnect_err, reset_err;
-    uint64_t handle;        /* of the last stream event */
+    uint64_t handle; /* of the last stream event */
     uint8_t service, class;
-    uint64_t bytes;         /* in frames */
+    uint64_t bytes;                /* in frames */
     crypto_generichash_state hash; /* over all frames */
     struct id connected_to;
     void (*on_event)(struct node *n, const struct quic_event *event);
@@ -133,6 +134,9 @@ static inline void net_deinit(struct quic_net *net)
 static inline int node_of(const struct quic_net *net, const struct id *id)
 {
     for (int i = 0; i < net->count; i++)
+        if (net->nodes[i].seen_as != NULL && id_equal(net->nodes[i].seen_as, id))
+            return i;
+    for (int i = 0; i < net->count; i++)
         if (id_equal(&net->nodes[i].identity.id, id))
             return i;
     return -1;
@@ -228,8 +232,8 @@ static inline void node_event(struct node *n, const struct quic_event *event)
         n->on_event(n, event);
 }
 
-static inline void net_send_batch(struct quic_net *net, int from, const struct id *peer, const uint8_t *buf, size_t len,
-                           size_t segment)
+static inline void net_send_batch(struct quic_net *net, int from, const struct id *peer, const uint8_t *buf,
+                                  size_t len, size_t segment)
 {
     int to = node_of(net, peer);
     cr_assert(segment > 0 && segment <= len && len <= QUIC_BATCH_MAX);
@@ -273,7 +277,10 @@ static inline void net_deliver(struct quic_net *net, const struct flight *f)
     struct quic_reply reply;
     if (n->ep == NULL)
         return;
-    const struct id *from = net->nodes[f->from].stranger ? NULL : &net->nodes[f->from].identity.id;
+    const struct node *sender = &net->nodes[f->from];
+    const struct id *from = sender->seen_as != NULL ? sender->seen_as : &sender->identity.id;
+    if (sender->stranger)
+        from = NULL;
     n->last_result = quic_recv(n->ep, net->now_ns, from, bytes_of(f->data, f->len), &peer, &reply);
     n->delivered++;
     if (n->last_result == 1)
@@ -292,7 +299,8 @@ static inline bool net_step(struct quic_net *net, uint64_t limit_ns)
             net_drain(net, i);
     uint64_t next = UINT64_MAX;
     for (int i = 0; i < net->count; i++) {
-        uint64_t due = net->nodes[i].ep != NULL ? quic_deadline_ns(net->nodes[i].ep, net->now_ns) : UINT64_MAX;
+        uint64_t due =
+            net->nodes[i].ep != NULL ? quic_deadline_ns(net->nodes[i].ep, net->now_ns) : UINT64_MAX;
         next = due < next ? due : next;
     }
     size_t first = SIZE_MAX;
@@ -337,9 +345,13 @@ static inline void net_run_ms(struct quic_net *net, uint64_t ms)
 static inline void net_run_until(struct quic_net *net, const int *counter, int wanted, uint64_t ms)
 {
     uint64_t limit = net->now_ns + ms * UINT64_C(1000000);
-    while (*counter < wanted)
-        if (!net_step(net, limit))
-            break;
+    bool more = true;
+    while (more && *counter < wanted) {
+        more = net_step(net, limit);
+        for (int i = 0; i < net->count; i++)
+            if (net->nodes[i].ep != NULL)
+                net_drain(net, i);
+    }
     cr_assert_geq(*counter, wanted, "waited %d ms of simulated time", (int)ms);
 }
 
@@ -357,14 +369,15 @@ static inline void net_connect(struct quic_net *net, int from, int to)
 static inline uint64_t net_open(struct quic_net *net, int from, int to, uint8_t service, uint8_t class)
 {
     uint64_t handle = 0;
-    int result = quic_stream_open(net->nodes[from].ep, net->now_ns, &net->nodes[to].identity.id, service, class,
-                                  &handle);
+    int result = quic_stream_open(net->nodes[from].ep, net->now_ns, &net->nodes[to].identity.id, service,
+                                  class, &handle);
     cr_assert_eq(result, ERR_OK, "%s", err_name(result));
     return handle;
 }
 
 /* Starts sending total bytes in frames; source_feed goes on as the stream becomes writable. */
-static inline uint64_t net_send_bulk(struct quic_net *net, int from, int to, uint8_t class, uint64_t total, size_t frame)
+static inline uint64_t net_send_bulk(struct quic_net *net, int from, int to, uint8_t class, uint64_t total,
+                                     size_t frame)
 {
     struct node *n = &net->nodes[from];
     n->source = net_open(net, from, to, STREAM_SERVICE_EXCHANGE, class);
