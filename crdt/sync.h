@@ -21,8 +21,8 @@
  * hashes and sorts all records of the run: that is the only work a peer can demand, so the caller accepts at
  * most one session per peer and CRDT_SYNC_PEER_INTERVAL_NS, and checks first that the peer may see the run.
  * Missed with probability 2^-64 per comparison; the next session heals that.  A peer's lies cost bytes, never
- * a merge: each record is verified by crdt_replica_apply.  Proofs of equivocation are sent when the peer
- * offers records of a quarantined author. */
+ * a merge: each record is verified by crdt_replica_apply.  Convicted authors are elements like records: their
+ * proofs are repaired in the same way. */
 #ifndef DUNLIN_CRDT_SYNC_H
 #define DUNLIN_CRDT_SYNC_H
 

@@ -7,8 +7,9 @@
 #include "crdt/sync.h"
 
 enum {
-    CRDT_DEPTH_MAX = 56
-}; /* bits of a range's prefix; tags are uniform, so 65,536 records need about 16 */
+    CRDT_DEPTH_MAX = 56,                   /* bits of a range's prefix; 65,536 uniform tags need about 16 */
+    CRDT_PLACE_PROOF = CRDT_RECORDS_LIMIT, /* first place of a proof */
+};
 
 struct crdt_index_item {
     uint64_t tag;     /* SipHash of the register's key */

@@ -102,7 +102,10 @@ static int walk_list(struct crdt_turn *t, struct reader *r, struct crdt_range ra
     uint64_t within = range.depth == 0 ? UINT64_MAX : UINT64_MAX >> range.depth;
     crdt_index_span(&t->index, range, &at, &end);
     for (size_t i = 0; i < count; i++) {
-        struct list_entry theirs = {read_u64(r), read_u32(r), read_u32(r)};
+        struct list_entry theirs;
+        theirs.tag = read_u64(r);
+        theirs.version = read_u32(r);
+        theirs.seq = read_u32(r);
         if (r->failed)
             return ERR_TRUNCATED;
         if ((theirs.tag & ~within) != range.prefix || (i > 0 && theirs.tag <= last))

@@ -489,7 +489,7 @@ static void reply_record_addrs(struct reply *r, const struct dht_record *record)
     reply_end(r);
 }
 
-static void ping_answered(struct node *node, struct node_wait *wait, struct control_call *call,
+static void ping_answered(struct node_wait *wait, struct control_call *call,
                           const struct dht_event *event)
 {
     bool more = --wait->pings_left > 0;
@@ -540,7 +540,7 @@ static void finish_wait(struct node *node, struct node_wait *wait, struct contro
 {
     struct reply *r;
     if (wait->kind == WAIT_PING) {
-        ping_answered(node, wait, call, event);
+        ping_answered(wait, call, event);
         return;
     }
     if (wait->kind == WAIT_FIND) {

@@ -195,8 +195,8 @@ static int open_files(struct store_env *env, const char *dir, struct store_why *
         /* The data file was just found sound, so it is LMDB's table of readers; it holds nothing of value
          * and, as the directory is locked, belongs to nobody. */
         char lock_path[STORE_PATH_MAX];
-        (void)snprintf(lock_path, sizeof lock_path, "%s-lock", env->path);
-        if (unlink(lock_path) == 0)
+        if (store_path_join(dir, "dunlin.mdb-lock", lock_path, sizeof lock_path) == 0 &&
+            unlink(lock_path) == 0)
             rc = store_handles_open(env, why);
     }
     return rc;
