@@ -1,5 +1,5 @@
-/* Text must be split the same way by every node, validation never drawn for training, and every bad path answered
- * with a sentence that helps. */
+/* Text must be split the same way by every node, validation never drawn for training, and every bad path
+ * answered with a sentence that helps. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -144,7 +144,8 @@ Test(data, validation_is_never_trained_on)
     for (int i = 0; i < 20000; i++) {
         const uint8_t *window = train_data_draw(data);
         for (size_t v = 0; v < TRAIN_VALIDATION_WINDOWS; v++) {
-            size_t apart = window > validation[v] ? (size_t)(window - validation[v]) : (size_t)(validation[v] - window);
+            size_t apart =
+                window > validation[v] ? (size_t)(window - validation[v]) : (size_t)(validation[v] - window);
             cr_assert_gt(apart, CONTEXT, "draw %d meets validation window %zu", i, v);
         }
     }
@@ -265,10 +266,21 @@ Test(data, text_is_what_rfc_3629_says)
         const char *text;
         bool valid;
     } cases[] = {
-        {"plain", true},         {"\xc3\xa9", true},          {"\xe2\x82\xac", true},     {"\xf0\x9f\x90\xa6", true},
-        {"\xc3", false},         {"\xc0\x80", false},         {"\xe0\x80\x80", false},    {"\xed\xa0\x80", false},
-        {"\xf4\x90\x80\x80", false}, {"\xf0\x80\x80\x80", false}, {"\x80", false},        {"\xff", false},
-        {"\xed\x9f\xbf", true},  {"\xf4\x8f\xbf\xbf", true},  {"a\xe2\x82", false},
+        {"plain", true},
+        {"\xc3\xa9", true},
+        {"\xe2\x82\xac", true},
+        {"\xf0\x9f\x90\xa6", true},
+        {"\xc3", false},
+        {"\xc0\x80", false},
+        {"\xe0\x80\x80", false},
+        {"\xed\xa0\x80", false},
+        {"\xf4\x90\x80\x80", false},
+        {"\xf0\x80\x80\x80", false},
+        {"\x80", false},
+        {"\xff", false},
+        {"\xed\x9f\xbf", true},
+        {"\xf4\x8f\xbf\xbf", true},
+        {"a\xe2\x82", false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         cr_assert_eq(train_is_text(bytes_of_text(cases[i].text)), cases[i].valid, "case %zu", i);

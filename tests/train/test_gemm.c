@@ -1,5 +1,5 @@
-/* The matrix product must equal the naive sum for every combination of turned factors, adding or overwriting, and
- * sizes around every blocking boundary; and must not write a float outside the result. */
+/* The matrix product must equal the naive sum for every combination of turned factors, adding or overwriting,
+ * and sizes around every blocking boundary; and must not write a float outside the result. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <string.h>
@@ -34,7 +34,8 @@ struct size {
 static void compare(const struct rng *rng, struct size size, bool a_turned, bool b_turned, bool add)
 {
     struct allocator heap = allocator_system();
-    size_t a_stride = (a_turned ? size.rows : size.depth) + 3, b_stride = (b_turned ? size.depth : size.cols) + 1;
+    size_t a_stride = (a_turned ? size.rows : size.depth) + 3,
+           b_stride = (b_turned ? size.depth : size.cols) + 1;
     size_t c_stride = size.cols + 2, c_count = size.rows * c_stride;
     float *a = random_floats(&heap, rng, a_stride * (a_turned ? size.depth : size.rows));
     float *b = random_floats(&heap, rng, b_stride * (b_turned ? size.cols : size.depth));
@@ -46,7 +47,8 @@ static void compare(const struct rng *rng, struct size size, bool a_turned, bool
     struct train_factor left = {a, a_stride, a_turned}, right = {b, b_stride, b_turned};
     train_gemm(size.rows, size.cols, size.depth, left, right, add, c, c_stride, scratch);
 
-    /* Float32 rounding of `depth` additions to a sum of about depth^0.5: a random walk of 2^-24 of that each. */
+    /* Float32 rounding of `depth` additions to a sum of about depth^0.5: a random walk of 2^-24 of that each.
+     */
     double tolerance = 3e-8 * (double)size.depth + 1e-6 * sqrt((double)size.depth);
     for (size_t i = 0; i < c_count; i++) {
         size_t row = i / c_stride, column = i % c_stride;
@@ -57,9 +59,9 @@ static void compare(const struct rng *rng, struct size size, bool a_turned, bool
         double sum = add ? (double)before[i] : 0;
         for (size_t p = 0; p < size.depth; p++)
             sum += element(left, row, p) * element(right, p, column);
-        cr_assert_float_eq((double)c[i], sum, tolerance, "%zu x %zu x %zu turned %d %d add %d at %zu,%zu: %g not %g",
-                           size.rows, size.cols, size.depth, a_turned, b_turned, add, row, column, (double)c[i],
-                           sum);
+        cr_assert_float_eq((double)c[i], sum, tolerance,
+                           "%zu x %zu x %zu turned %d %d add %d at %zu,%zu: %g not %g", size.rows, size.cols,
+                           size.depth, a_turned, b_turned, add, row, column, (double)c[i], sum);
     }
     float *all[] = {a, b, c, before, scratch};
     for (size_t i = 0; i < 5; i++)
@@ -75,7 +77,7 @@ static void compare_all(const struct rng *rng, struct size size)
 Test(gemm, equals_the_naive_product)
 {
     static const struct size sizes[] = {
-        {1, 1, 1},    {6, 64, 128},  {5, 63, 127},  {7, 65, 129},   {12, 32, 3},  {13, 33, 257},
+        {1, 1, 1},    {6, 64, 128},  {5, 63, 127}, {7, 65, 129},   {12, 32, 3}, {13, 33, 257},
         {64, 128, 8}, {100, 16, 16}, {2, 1025, 5}, {769, 17, 130}, {6, 8, 300}, {31, 48, 64},
     };
     struct rng_seeded stream;

@@ -1,5 +1,5 @@
-/* Two chains of trust: finite differences judge the reference's gradients, in double precision, tensor by tensor;
- * the reference then judges the fast path's loss and gradients, element by element. */
+/* Two chains of trust: finite differences judge the reference's gradients, in double precision, tensor by
+ * tensor; the reference then judges the fast path's loss and gradients, element by element. */
 #include <criterion/criterion.h>
 #include <math.h>
 
@@ -64,7 +64,8 @@ Test(gradient, reference_equals_finite_differences)
         double seen = 0;
         for (size_t i = 0; i < count; i += stride) {
             /* An embedding row that no window holds has no gradient: ask about the rows of the text. */
-            size_t at = tensor->kind == TRAIN_EMBEDDING ? text[i % 3][i % 9] * tensor->cols + i % tensor->cols : i;
+            size_t at =
+                tensor->kind == TRAIN_EMBEDDING ? text[i % 3][i % 9] * tensor->cols + i % tensor->cols : i;
             double *p = &params[tensor->offset + at], kept = *p, step = 1e-4;
             *p = kept + step;
             double above = loss_of(params);

@@ -1,5 +1,5 @@
-/* The layout must tile the arena without overlap, on cache lines; bad shapes must be refused by name; and initial
- * weights must be the same bits everywhere, or members of a run would start from different models. */
+/* The layout must tile the arena without overlap, on cache lines; bad shapes must be refused by name; and
+ * initial weights must be the same bits everywhere, or members of a run would start from different models. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <string.h>
@@ -85,7 +85,8 @@ Test(init, bits_are_those_of_every_other_machine)
     char text[ID_TEXT_SIZE];
     hash_content(bytes_of(bytes, 4 * layout.arena_floats), &hash);
     id_format(&hash, text);
-    /* Written down once from gcc -O1 and found again with clang and -O3: a change breaks runs of mixed versions. */
+    /* Written down once from gcc -O1 and found again with clang and -O3: a change breaks runs of mixed
+     * versions. */
     cr_assert_str_eq(text, "GOLDEN");
 }
 

@@ -1,5 +1,6 @@
-/* Every kernel must agree with its reference in double precision.  Tolerances are relative to the largest reference
- * value and stand for float32 rounding over the longest sum (some hundred terms) plus the polynomial exponential. */
+/* Every kernel must agree with its reference in double precision.  Tolerances are relative to the largest
+ * reference value and stand for float32 rounding over the longest sum (some hundred terms) plus the
+ * polynomial exponential. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <string.h>
@@ -77,7 +78,8 @@ Test(kernels, exponential_is_close_everywhere)
 
 Test(kernels, norm_and_its_gradient)
 {
-    struct twin x = twin_of(SPAN, 3), gain = twin_of(WIDTH, 2), bias = twin_of(WIDTH, 1), out = twin_of(SPAN, 1);
+    struct twin x = twin_of(SPAN, 3), gain = twin_of(WIDTH, 2), bias = twin_of(WIDTH, 1),
+                out = twin_of(SPAN, 1);
     struct twin d_out = twin_of(SPAN, 1), d_x = twin_of(SPAN, 0), d_gain = twin_of(WIDTH, 0);
     struct twin d_bias = twin_of(WIDTH, 0), stats = twin_of(2 * LENGTH, 0);
     size_t n = LENGTH * WIDTH;
@@ -93,7 +95,8 @@ Test(kernels, norm_and_its_gradient)
 
 Test(kernels, norm_keeps_precision_with_a_large_mean)
 {
-    struct twin x = twin_of(WIDTH, 1), gain = twin_of(WIDTH, 1), bias = twin_of(WIDTH, 1), out = twin_of(WIDTH, 1);
+    struct twin x = twin_of(WIDTH, 1), gain = twin_of(WIDTH, 1), bias = twin_of(WIDTH, 1),
+                out = twin_of(WIDTH, 1);
     float stats[2];
     for (size_t i = 0; i < WIDTH; i++)
         x.d[i] = (double)(x.f[i] += 1000.0F);
@@ -106,7 +109,8 @@ Test(kernels, linear_and_its_gradients)
 {
     enum { IN = WIDTH, OUT = 3 * WIDTH };
     struct twin in = twin_of(LENGTH * IN, 1), weight = twin_of(OUT * IN, 1), out = twin_of(LENGTH * OUT, 0);
-    struct twin d_out = twin_of(LENGTH * OUT, 1), d_in = twin_of(LENGTH * IN, 1), d_weight = twin_of(OUT * IN, 1);
+    struct twin d_out = twin_of(LENGTH * OUT, 1), d_in = twin_of(LENGTH * IN, 1),
+                d_weight = twin_of(OUT * IN, 1);
     struct twin scratch = twin_of(TRAIN_GEMM_SCRATCH, 0);
     train_linear(LENGTH, IN, OUT, in.f, weight.f, out.f, false, scratch.f);
     ref_linear(LENGTH, IN, OUT, in.d, weight.d, out.d);
@@ -153,7 +157,8 @@ Test(kernels, attention_and_its_gradient)
         size_t length = lengths[i];
         struct twin qkv = twin_of(length * 3 * WIDTH, 2), out = twin_of(length * WIDTH, 9);
         struct twin d_out = twin_of(length * WIDTH, 1), d_qkv = twin_of(length * 3 * WIDTH, 9);
-        struct twin log_sums = twin_of(HEADS * length, 0), scratch = twin_of(train_attention_scratch(length), 9);
+        struct twin log_sums = twin_of(HEADS * length, 0),
+                    scratch = twin_of(train_attention_scratch(length), 9);
         train_attention(length, WIDTH, HEADS, qkv.f, out.f, log_sums.f, scratch.f);
         ref_attention(length, WIDTH, HEADS, qkv.d, out.d);
         agree("out", length * WIDTH, out, 3e-6);
@@ -172,10 +177,12 @@ Test(kernels, loss_and_its_gradient)
     struct rng rng = rng_of_seeded(&stream);
     rng_fill(&rng, targets, sizeof targets);
     double expected = ref_loss(ROWS, logits.d, targets, 0.25, NULL);
-    cr_assert_float_eq(train_loss(ROWS, logits.f, targets, 0.0F), expected, 1e-4);
+    double loss = train_loss(ROWS, logits.f, targets, 0.0F);
+    cr_assert_float_eq(loss, expected, 1e-4);
     agree("logits stay", ROWS * 256, same, 0);
     (void)ref_loss(ROWS, logits.d, targets, 0.25, logits.d);
-    cr_assert_float_eq(train_loss(ROWS, logits.f, targets, 0.25F), expected, 1e-4);
+    loss = train_loss(ROWS, logits.f, targets, 0.25F);
+    cr_assert_float_eq(loss, expected, 1e-4);
     agree("d_logits", ROWS * 256, logits, 3e-6);
 }
 
@@ -185,7 +192,8 @@ Test(kernels, loss_survives_extreme_logits)
     uint8_t target = 7;
     for (size_t i = 0; i < 256; i++)
         logits[i] = i == 7 ? 30000.0F : -30000.0F;
-    cr_assert_float_eq(train_loss(1, logits, &target, 1.0F), 0, 1e-3);
+    double loss = train_loss(1, logits, &target, 1.0F);
+    cr_assert_float_eq(loss, 0, 1e-3);
     for (size_t i = 0; i < 256; i++)
         cr_assert(fabsf(logits[i]) < 1e-3F);
 }
@@ -211,7 +219,8 @@ Test(kernels, adamw_step)
                                     (double)config.epsilon, decays ? (double)config.decay : 0};
             for (size_t i = 0; i < tensor->rows * tensor->cols; i++) {
                 size_t at = tensor->offset + i;
-                ref_adamw_step(&ref, step, g.d[at] * (double)config.clip_norm / norm, &p.d[at], &m.d[at], &v.d[at]);
+                ref_adamw_step(&ref, step, g.d[at] * (double)config.clip_norm / norm, &p.d[at], &m.d[at],
+                               &v.d[at]);
             }
         }
     }
