@@ -62,6 +62,7 @@ void control_finish(struct control_call *call, bool more);
 /* Answers with an error code and a text: what, where, what to do. */
 void control_fail(struct control_call *call, int code, const char *format, ...) PRINTF_LIKE(3, 4);
 
+/* Reference to a call, to keep while something else is awaited. */
 struct control_ref control_ref_of(const struct control_call *call);
 /* The call, or NULL when it was answered or its client went away. */
 struct control_call *control_resolve(struct control *control, struct control_ref ref);

@@ -149,6 +149,7 @@ void run_reply(struct run *run, struct reply *r);
 /* Memory the run needs, everything included. */
 uint64_t run_memory_bytes(const struct run_config *config, unsigned threads);
 
+/* The state that people and docs/protocol/control.md know: "training", "paused", ... */
 const char *run_stage_name(const struct run *run);
 
 #endif

@@ -87,6 +87,7 @@ void train_thread_set_cpu(struct train_thread *thread, unsigned cpu_pct);
 /* Part of the run that is done, 0..1: decides the learning rate. */
 void train_thread_set_progress(struct train_thread *thread, double progress);
 
+/* The thread's counters; valid until train_thread_stop. */
 const struct train_thread_meter *train_thread_meter(const struct train_thread *thread);
 
 #endif
