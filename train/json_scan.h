@@ -9,22 +9,22 @@
 
 #include "base/bytes.h"
 
-struct json_scan {
+struct train_json_scan {
     const uint8_t *at, *end;
     bool failed;
 };
 
 /* Passes over this character and the white space before it; anything else fails. */
-void json_scan_expect(struct json_scan *s, char symbol);
+void train_json_expect(struct train_json_scan *s, char symbol);
 /* True, and passes, when the next character after white space is this one. */
-bool json_scan_accept(struct json_scan *s, char symbol);
+bool train_json_accept(struct train_json_scan *s, char symbol);
 /* The text between the quotes, escapes left as they are; empty on failure. */
-struct bytes json_scan_string(struct json_scan *s);
+struct bytes train_json_string(struct train_json_scan *s);
 /* A whole number 0 .. 2^53; anything else fails. */
-uint64_t json_scan_whole(struct json_scan *s);
+uint64_t train_json_whole(struct train_json_scan *s);
 /* Passes over any value, nested at most depth_max deep. */
-void json_scan_skip(struct json_scan *s, unsigned depth_max);
+void train_json_skip(struct train_json_scan *s, unsigned depth_max);
 /* True when nothing failed and only white space is left. */
-bool json_scan_done(struct json_scan *s);
+bool train_json_done(struct train_json_scan *s);
 
 #endif
