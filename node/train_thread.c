@@ -280,8 +280,8 @@ static void *thread_main(void *arg)
 {
     struct train_thread *t = arg;
     char why[TRAIN_WHY_SIZE] = "";
-    /* Its threads inherit this: training yields to the loop, whose answers partners wait for, and to whatever else
-     * the machine's owner is doing.  Where it is refused, training merely does not yield. */
+    /* Its threads inherit this: training yields to the loop, whose answers partners wait for, and to whatever
+     * else the machine's owner is doing.  Where it is refused, training merely does not yield. */
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), TRAINING_NICE);
     int result = open_trainer(t, why);
     if (result < 0) {
