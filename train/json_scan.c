@@ -2,14 +2,14 @@
 
 #include <string.h>
 
-static void pass_space(struct train_json_scan *s)
+static void pass_space(struct json_scan *s)
 {
     while (!s->failed && s->at < s->end &&
            (*s->at == ' ' || *s->at == '\t' || *s->at == '\n' || *s->at == '\r'))
         s->at++;
 }
 
-bool train_json_accept(struct train_json_scan *s, char symbol)
+bool json_accept(struct json_scan *s, char symbol)
 {
     pass_space(s);
     if (s->failed || s->at == s->end || *s->at != (uint8_t)symbol)
@@ -18,9 +18,9 @@ bool train_json_accept(struct train_json_scan *s, char symbol)
     return true;
 }
 
-void train_json_expect(struct train_json_scan *s, char symbol)
+void json_expect(struct json_scan *s, char symbol)
 {
-    if (!train_json_accept(s, symbol))
+    if (!json_accept(s, symbol))
         s->failed = true;
 }
 
@@ -30,7 +30,7 @@ static bool hexadecimal(uint8_t c)
 }
 
 /* Length of the escape at s->at (a backslash), 0 when it is none. */
-static size_t escape_length(const struct train_json_scan *s)
+static size_t escape_length(const struct json_scan *s)
 {
     size_t left = (size_t)(s->end - s->at);
     if (left < 2)
@@ -43,9 +43,9 @@ static size_t escape_length(const struct train_json_scan *s)
     return 6;
 }
 
-struct bytes train_json_string(struct train_json_scan *s)
+struct bytes json_string(struct json_scan *s)
 {
-    train_json_expect(s, '"');
+    json_expect(s, '"');
     const uint8_t *start = s->at;
     while (!s->failed && s->at < s->end && *s->at != '"') {
         size_t step = *s->at == '\\' ? escape_length(s) : *s->at < 0x20 ? 0 : 1;
@@ -60,12 +60,12 @@ struct bytes train_json_string(struct train_json_scan *s)
     return bytes_of(start, (size_t)(s->at - 1 - start));
 }
 
-static bool digit(const struct train_json_scan *s)
+static bool digit(const struct json_scan *s)
 {
     return s->at < s->end && *s->at >= '0' && *s->at <= '9';
 }
 
-uint64_t train_json_whole(struct train_json_scan *s)
+uint64_t json_whole(struct json_scan *s)
 {
     const uint64_t most = (uint64_t)1 << 53; /* what every JSON reader can hold */
     uint64_t value = 0;
@@ -80,14 +80,14 @@ uint64_t train_json_whole(struct train_json_scan *s)
     return s->failed ? 0 : value;
 }
 
-static void skip_digits(struct train_json_scan *s)
+static void skip_digits(struct json_scan *s)
 {
     s->failed |= !digit(s);
     while (digit(s))
         s->at++;
 }
 
-static void skip_number(struct train_json_scan *s)
+static void skip_number(struct json_scan *s)
 {
     if (s->at < s->end && *s->at == '-')
         s->at++;
@@ -107,7 +107,7 @@ static void skip_number(struct train_json_scan *s)
     }
 }
 
-static bool skip_word(struct train_json_scan *s, const char *word)
+static bool skip_word(struct json_scan *s, const char *word)
 {
     size_t len = strlen(word);
     if ((size_t)(s->end - s->at) < len || memcmp(s->at, word, len) != 0)
@@ -116,23 +116,23 @@ static bool skip_word(struct train_json_scan *s, const char *word)
     return true;
 }
 
-static void skip_members(struct train_json_scan *s, bool object, unsigned depth_max)
+static void skip_members(struct json_scan *s, bool object, unsigned depth_max)
 {
     char closing = object ? '}' : ']';
-    if (train_json_accept(s, closing))
+    if (json_accept(s, closing))
         return;
     do {
         if (object) {
-            (void)train_json_string(s);
-            train_json_expect(s, ':');
+            (void)json_string(s);
+            json_expect(s, ':');
         }
-        train_json_skip(s, depth_max - 1);
-    } while (train_json_accept(s, ','));
-    train_json_expect(s, closing);
+        json_skip(s, depth_max - 1);
+    } while (json_accept(s, ','));
+    json_expect(s, closing);
 }
 
 /* Recursion is bounded by depth_max. */
-void train_json_skip(struct train_json_scan *s, unsigned depth_max)
+void json_skip(struct json_scan *s, unsigned depth_max)
 {
     pass_space(s);
     if (s->failed || s->at == s->end || depth_max == 0) {
@@ -140,7 +140,7 @@ void train_json_skip(struct train_json_scan *s, unsigned depth_max)
         return;
     }
     if (*s->at == '"') {
-        (void)train_json_string(s);
+        (void)json_string(s);
     } else if (*s->at == '{' || *s->at == '[') {
         bool object = *s->at++ == '{';
         skip_members(s, object, depth_max);
@@ -149,7 +149,7 @@ void train_json_skip(struct train_json_scan *s, unsigned depth_max)
     }
 }
 
-bool train_json_done(struct train_json_scan *s)
+bool json_done(struct json_scan *s)
 {
     pass_space(s);
     return !s->failed && s->at == s->end;

@@ -9,22 +9,22 @@
 
 #include "base/bytes.h"
 
-struct train_json_scan {
+struct json_scan {
     const uint8_t *at, *end;
     bool failed;
 };
 
 /* Passes over this character and the white space before it; anything else fails. */
-void train_json_expect(struct train_json_scan *s, char symbol);
+void json_expect(struct json_scan *s, char symbol);
 /* True, and passes, when the next character after white space is this one. */
-bool train_json_accept(struct train_json_scan *s, char symbol);
+bool json_accept(struct json_scan *s, char symbol);
 /* The text between the quotes, escapes left as they are; empty on failure. */
-struct bytes train_json_string(struct train_json_scan *s);
+struct bytes json_string(struct json_scan *s);
 /* A whole number 0 .. 2^53; anything else fails. */
-uint64_t train_json_whole(struct train_json_scan *s);
+uint64_t json_whole(struct json_scan *s);
 /* Passes over any value, nested at most depth_max deep. */
-void train_json_skip(struct train_json_scan *s, unsigned depth_max);
+void json_skip(struct json_scan *s, unsigned depth_max);
 /* True when nothing failed and only white space is left. */
-bool train_json_done(struct train_json_scan *s);
+bool json_done(struct json_scan *s);
 
 #endif

@@ -87,7 +87,7 @@ struct entry {
 };
 
 /* The header's JSON and the data behind it. */
-static int split(struct bytes file, struct train_json_scan *json, struct bytes *data, char *why, size_t why_size)
+static int split(struct bytes file, struct json_scan *json, struct bytes *data, char *why, size_t why_size)
 {
     uint64_t len = file.len < 8 ? 0 : load_le64(file.data);
     if (why_size > 0)
@@ -101,7 +101,7 @@ static int split(struct bytes file, struct train_json_scan *json, struct bytes *
         (void)snprintf(why, why_size, "the file ends early, after %zu bytes: copy it again", file.len);
         return ERR_TRUNCATED;
     }
-    *json = (struct train_json_scan){.at = file.data + 8, .end = file.data + 8 + len};
+    *json = (struct json_scan){.at = file.data + 8, .end = file.data + 8 + len};
     *data = bytes_of(file.data + 8 + len, file.len - 8 - (size_t)len);
     return 0;
 }
@@ -111,45 +111,45 @@ static bool is(struct bytes text, const char *word)
     return bytes_equal(text, bytes_of_text(word));
 }
 
-static void read_shape(struct train_json_scan *s, struct entry *entry)
+static void read_shape(struct json_scan *s, struct entry *entry)
 {
-    train_json_expect(s, '[');
+    json_expect(s, '[');
     entry->dimensions = 0;
-    if (train_json_accept(s, ']'))
+    if (json_accept(s, ']'))
         return;
     do {
-        uint64_t extent = train_json_whole(s);
+        uint64_t extent = json_whole(s);
         if (entry->dimensions < 2)
             entry->shape[entry->dimensions] = extent;
         entry->dimensions++;
-    } while (train_json_accept(s, ','));
-    train_json_expect(s, ']');
+    } while (json_accept(s, ','));
+    json_expect(s, ']');
 }
 
-static void read_entry(struct train_json_scan *s, struct entry *entry)
+static void read_entry(struct json_scan *s, struct entry *entry)
 {
     *entry = (struct entry){.f32 = false};
-    train_json_expect(s, '{');
+    json_expect(s, '{');
     do {
-        struct bytes key = train_json_string(s);
-        train_json_expect(s, ':');
+        struct bytes key = json_string(s);
+        json_expect(s, ':');
         if (is(key, "dtype")) {
-            entry->f32 = is(train_json_string(s), "F32");
+            entry->f32 = is(json_string(s), "F32");
         } else if (is(key, "shape")) {
             read_shape(s, entry);
             entry->has_shape = true;
         } else if (is(key, "data_offsets")) {
-            train_json_expect(s, '[');
-            entry->from = train_json_whole(s);
-            train_json_expect(s, ',');
-            entry->to = train_json_whole(s);
-            train_json_expect(s, ']');
+            json_expect(s, '[');
+            entry->from = json_whole(s);
+            json_expect(s, ',');
+            entry->to = json_whole(s);
+            json_expect(s, ']');
             entry->has_offsets = true;
         } else {
             s->failed = true;
         }
-    } while (train_json_accept(s, ','));
-    train_json_expect(s, '}');
+    } while (json_accept(s, ','));
+    json_expect(s, '}');
     s->failed |= !entry->has_shape || !entry->has_offsets || entry->from > entry->to;
 }
 
@@ -162,21 +162,21 @@ static int malformed(char *why, size_t why_size)
 /* "128" as a number, 0 when it is none or absurd. */
 static uint32_t number_of(struct bytes text)
 {
-    struct train_json_scan s = {.at = text.data, .end = text.data + text.len};
-    uint64_t value = text.len == 0 ? 0 : train_json_whole(&s);
-    return train_json_done(&s) && value <= UINT32_MAX ? (uint32_t)value : 0;
+    struct json_scan s = {.at = text.data, .end = text.data + text.len};
+    uint64_t value = text.len == 0 ? 0 : json_whole(&s);
+    return json_done(&s) && value <= UINT32_MAX ? (uint32_t)value : 0;
 }
 
-static bool read_metadata(struct train_json_scan *s, struct train_model_config *model)
+static bool read_metadata(struct json_scan *s, struct train_model_config *model)
 {
     bool ours = false;
-    train_json_expect(s, '{');
-    if (train_json_accept(s, '}'))
+    json_expect(s, '{');
+    if (json_accept(s, '}'))
         return false;
     do {
-        struct bytes key = train_json_string(s);
-        train_json_expect(s, ':');
-        struct bytes value = train_json_string(s);
+        struct bytes key = json_string(s);
+        json_expect(s, ':');
+        struct bytes value = json_string(s);
         ours |= is(key, "format") && is(value, FORMAT);
         if (is(key, "width"))
             model->width = number_of(value);
@@ -186,33 +186,33 @@ static bool read_metadata(struct train_json_scan *s, struct train_model_config *
             model->heads = number_of(value);
         if (is(key, "context"))
             model->context = number_of(value);
-    } while (train_json_accept(s, ','));
-    train_json_expect(s, '}');
+    } while (json_accept(s, ','));
+    json_expect(s, '}');
     return ours;
 }
 
 int train_safetensors_model(struct bytes file, struct train_model_config *model, char *why, size_t why_size)
 {
-    struct train_json_scan s;
+    struct json_scan s;
     struct bytes data;
     struct train_model_config found = {.width = 0};
     bool ours = false;
     int result = split(file, &s, &data, why, why_size);
     if (result < 0)
         return result;
-    train_json_expect(&s, '{');
-    if (!train_json_accept(&s, '}')) {
+    json_expect(&s, '{');
+    if (!json_accept(&s, '}')) {
         do {
-            struct bytes key = train_json_string(&s);
-            train_json_expect(&s, ':');
+            struct bytes key = json_string(&s);
+            json_expect(&s, ':');
             if (is(key, "__metadata__"))
                 ours |= read_metadata(&s, &found);
             else
-                train_json_skip(&s, TRAIN_ST_DEPTH_MAX);
-        } while (train_json_accept(&s, ','));
-        train_json_expect(&s, '}');
+                json_skip(&s, TRAIN_ST_DEPTH_MAX);
+        } while (json_accept(&s, ','));
+        json_expect(&s, '}');
     }
-    if (!train_json_done(&s))
+    if (!json_done(&s))
         return malformed(why, why_size);
     if (!ours) {
         (void)snprintf(why, why_size,
@@ -268,14 +268,14 @@ static int place(struct places *places, struct bytes name, const struct entry *e
     return 0;
 }
 
-static int place_all(struct places *places, struct train_json_scan *s, size_t data_len, char *why, size_t why_size)
+static int place_all(struct places *places, struct json_scan *s, size_t data_len, char *why, size_t why_size)
 {
     struct train_model_config ignored;
-    train_json_expect(s, '{');
+    json_expect(s, '{');
     do {
         struct entry entry;
-        struct bytes name = train_json_string(s);
-        train_json_expect(s, ':');
+        struct bytes name = json_string(s);
+        json_expect(s, ':');
         if (is(name, "__metadata__")) {
             (void)read_metadata(s, &ignored);
             continue;
@@ -285,9 +285,9 @@ static int place_all(struct places *places, struct train_json_scan *s, size_t da
             s->failed ? malformed(why, why_size) : place(places, name, &entry, data_len, why, why_size);
         if (result < 0)
             return result;
-    } while (train_json_accept(s, ','));
-    train_json_expect(s, '}');
-    return train_json_done(s) ? 0 : malformed(why, why_size);
+    } while (json_accept(s, ','));
+    json_expect(s, '}');
+    return json_done(s) ? 0 : malformed(why, why_size);
 }
 
 /* All there, and covering the data without overlap: sizes add up and no two meet. */
@@ -325,7 +325,7 @@ static bool all_finite(struct bytes data)
 int train_safetensors_read(struct bytes file, const struct train_layout *layout, float params[], char *why,
                            size_t why_size)
 {
-    struct train_json_scan s;
+    struct json_scan s;
     struct bytes data;
     struct places places = {.layout = layout};
     int result = split(file, &s, &data, why, why_size);
