@@ -1,5 +1,5 @@
-/* Memory as a value that is passed in: storage is obtained at init through one of these and not on packet, timer
- * or kernel paths afterwards.  Tests pass a counting or a failing one. */
+/* Memory as a value that is passed in: storage is obtained at init through one of these and not on packet,
+ * timer or kernel paths afterwards.  Tests pass a counting or a failing one. */
 #ifndef DUNLIN_BASE_ALLOC_H
 #define DUNLIN_BASE_ALLOC_H
 
@@ -14,8 +14,8 @@ struct allocator {
 
 /* The C library's heap. */
 struct allocator allocator_system(void);
-/* Zeroed memory for count * size bytes, or NULL when that overflows or there is none.  Owned by the caller, given
- * back with allocator_release. */
+/* Zeroed memory for count * size bytes, or NULL when that overflows or there is none.  Owned by the caller,
+ * given back with allocator_release. */
 void *allocator_get(const struct allocator *a, size_t count, size_t size);
 void allocator_release(const struct allocator *a, void *ptr);
 

@@ -2,8 +2,8 @@
  *
  * Failure is sticky: after the first short read every further read returns zero and `failed` stays set, so a
  * parser reads like the layout's table and is checked once, at the end.  Integers are big-endian.
- * Messages between nodes are msgpack (base/pack.h); these cursors serve frame heads, sealed datagram heads and
- * signed canonical encodings. */
+ * Messages between nodes are msgpack (base/pack.h); these cursors serve frame heads, sealed datagram heads
+ * and signed canonical encodings. */
 #ifndef DUNLIN_BASE_BYTES_H
 #define DUNLIN_BASE_BYTES_H
 

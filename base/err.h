@@ -6,6 +6,8 @@
 #ifndef DUNLIN_BASE_ERR_H
 #define DUNLIN_BASE_ERR_H
 
+/* One row a code, left alone by the formatter so that branches which add codes merge. */
+/* clang-format off */
 #define ERR_LIST(X)                                                                                       \
     /* The peer's fault: count it, drop the message, keep no state for its sender. */                     \
     X(ERR_TRUNCATED, -10001, "input ends inside a field")                                                 \
@@ -44,7 +46,9 @@
     X(ERR_EXISTS, -40002, "entry exists already")                                                         \
     X(ERR_INVALID, -40003, "argument or setting is not valid")                                            \
     X(ERR_STATE, -40004, "not possible in the present state")                                             \
+    X(ERR_CANCELLED, -40020, "cancelled by the caller")                                                   \
     X(ERR_UNSUPPORTED, -40005, "not supported here")
+/* clang-format on */
 
 enum err_code {
     ERR_OK = 0,
@@ -53,7 +57,7 @@ enum err_code {
 #undef X
 };
 
-#define MUST_USE __attribute__((warn_unused_result))
+#define MUST_USE                        __attribute__((warn_unused_result))
 #define PRINTF_LIKE(format_at, args_at) __attribute__((format(printf, format_at, args_at)))
 
 /* Text of a code for people, for example "input ends inside a field"; never NULL, static storage. */
@@ -62,9 +66,9 @@ const char *err_text(int code);
 /* Name of a code as written in the source, for example "ERR_TRUNCATED"; never NULL, static storage. */
 const char *err_name(int code);
 
-/* States what only a bug can break; stays on in release builds.  Never for what a peer, disk or user can cause. */
-#define ASSERT(condition)                                                                                 \
-    ((condition) ? (void)0 : assert_failed(#condition, __FILE__, __LINE__))
+/* States what only a bug can break; stays on in release builds.  Never for what a peer, disk or user can
+ * cause. */
+#define ASSERT(condition) ((condition) ? (void)0 : assert_failed(#condition, __FILE__, __LINE__))
 
 /* Prints the condition and place to stderr and aborts. */
 _Noreturn void assert_failed(const char *condition, const char *file, int line);

@@ -1,11 +1,11 @@
 /* Messages: msgpack maps with small integer keys, encoded into a fixed buffer and decoded without allocation.
  *
- * Decoding goes through msgpack-c's callback template into a caller-supplied array of tokens in document order;
- * counts and depth are checked before anything is stored, so a few bytes can never ask for memory.  A container
- * token is followed by its children (a map: key, value, key, value ...).  A reader then walks the tokens with
- * sticky failure, as base/bytes.h does for bytes.  Refused: ext types, trailing bytes, truncation, depth beyond
- * PACK_DEPTH_MAX, and (by pack_read_key) repeated keys.  Signatures and hashes always cover bytes as received,
- * never a re-encoding.
+ * Decoding goes through msgpack-c's callback template into a caller-supplied array of tokens in document
+ * order; counts and depth are checked before anything is stored, so a few bytes can never ask for memory.  A
+ * container token is followed by its children (a map: key, value, key, value ...).  A reader then walks the
+ * tokens with sticky failure, as base/bytes.h does for bytes.  Refused: ext types, trailing bytes,
+ * truncation, depth beyond PACK_DEPTH_MAX, and (by pack_read_key) repeated keys.  Signatures and hashes
+ * always cover bytes as received, never a re-encoding.
  *
  * A decoder reads like the message's table:
  *
@@ -37,11 +37,21 @@ enum {
     PACK_KEY_UNKNOWN = 255 /* what it reports for any other key */
 };
 
-enum pack_type { PACK_NIL, PACK_BOOL, PACK_UINT, PACK_INT, PACK_FLOAT, PACK_STR, PACK_BIN, PACK_ARRAY, PACK_MAP };
+enum pack_type {
+    PACK_NIL,
+    PACK_BOOL,
+    PACK_UINT,
+    PACK_INT,
+    PACK_FLOAT,
+    PACK_STR,
+    PACK_BIN,
+    PACK_ARRAY,
+    PACK_MAP
+};
 
 struct pack_token {
-    uint8_t type;    /* enum pack_type; PACK_INT only for negative integers */
-    uint32_t count;  /* bytes of STR and BIN, elements of ARRAY, pairs of MAP */
+    uint8_t type;   /* enum pack_type; PACK_INT only for negative integers */
+    uint32_t count; /* bytes of STR and BIN, elements of ARRAY, pairs of MAP */
     union {
         uint64_t u;
         int64_t i;
@@ -56,9 +66,9 @@ struct pack_reader {
     bool failed;
 };
 
-/* Parses all of `in` into tokens (borrowed, as is `in`, until the last read) and returns a reader at the start.
- * `failed` is already set when the input is not one whole valid value or needs more than token_cap tokens.
- * O(in.len). */
+/* Parses all of `in` into tokens (borrowed, as is `in`, until the last read) and returns a reader at the
+ * start. `failed` is already set when the input is not one whole valid value or needs more than token_cap
+ * tokens. O(in.len). */
 struct pack_reader pack_parse(struct bytes in, struct pack_token *tokens, size_t token_cap);
 
 /* Type of the next value, or PACK_NIL after the end. */
@@ -66,8 +76,8 @@ enum pack_type pack_peek(const struct pack_reader *r);
 /* Enters a map or array and returns its number of pairs or elements; fails when it is more than count_max. */
 size_t pack_read_map(struct pack_reader *r, size_t count_max);
 size_t pack_read_array(struct pack_reader *r, size_t count_max);
-/* Reads a map key.  Returns 0..PACK_KEY_MAX and notes it in *seen, or PACK_KEY_UNKNOWN for any other key (skip the
- * value).  Fails on a key noted before. */
+/* Reads a map key.  Returns 0..PACK_KEY_MAX and notes it in *seen, or PACK_KEY_UNKNOWN for any other key
+ * (skip the value).  Fails on a key noted before. */
 unsigned pack_read_key(struct pack_reader *r, uint32_t *seen);
 /* Each reads one value of its type, or returns zero and fails.  An integer above max fails. */
 uint64_t pack_read_uint(struct pack_reader *r, uint64_t max);

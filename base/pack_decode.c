@@ -14,8 +14,7 @@ struct sink {
     size_t bytes_left_max; /* elements can never be more than input bytes: bounds every count */
 };
 
-typedef struct sink pack_sink; /* the template pastes bare type names */
-typedef char pack_unit;        /* what the template hands to parents: nothing of interest */
+typedef char pack_unit; /* what the template hands to parents: nothing of interest */
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wconversion"
@@ -30,13 +29,13 @@ typedef char pack_unit;        /* what the template hands to parents: nothing of
 
 static_assert((int)PACK_DEPTH_MAX == MSGPACK_EMBED_STACK_SIZE, "depth limit is the template's stack");
 
-#define msgpack_unpack_struct(name) struct pack_template##name
+#define msgpack_unpack_struct(name)    struct pack_template##name
 #define msgpack_unpack_func(ret, name) static ret pack_template##name
-#define msgpack_unpack_callback(name) pack_on##name
-#define msgpack_unpack_object pack_unit
-#define msgpack_unpack_user pack_sink
+#define msgpack_unpack_callback(name)  pack_on##name
+#define msgpack_unpack_object          pack_unit
+#define msgpack_unpack_user            struct sink
 
-static int append(pack_sink *s, struct pack_token token)
+static int append(struct sink *s, struct pack_token token)
 {
     if (s->used == s->cap)
         return -1;
@@ -44,29 +43,29 @@ static int append(pack_sink *s, struct pack_token token)
     return 0;
 }
 
-static int append_uint(pack_sink *s, uint64_t value)
+static int append_uint(struct sink *s, uint64_t value)
 {
     return append(s, (struct pack_token){.type = PACK_UINT, .value.u = value});
 }
 
-static int append_int(pack_sink *s, int64_t value)
+static int append_int(struct sink *s, int64_t value)
 {
     if (value >= 0)
         return append_uint(s, (uint64_t)value);
     return append(s, (struct pack_token){.type = PACK_INT, .value.i = value});
 }
 
-static pack_unit pack_on_root(pack_sink *s)
+static pack_unit pack_on_root(struct sink *s)
 {
     (void)s;
     return 0;
 }
 
-#define ON_NUMBER(name, type, append_it)                                                                  \
-    static int pack_on_##name(pack_sink *s, type value, pack_unit *o)                                     \
-    {                                                                                                     \
-        *o = 0;                                                                                           \
-        return append_it(s, value);                                                                       \
+#define ON_NUMBER(name, type, append_it)                                                                     \
+    static int pack_on_##name(struct sink *s, type value, pack_unit *o)                                      \
+    {                                                                                                        \
+        *o = 0;                                                                                              \
+        return append_it(s, value);                                                                          \
     }
 ON_NUMBER(uint8, uint8_t, append_uint)
 ON_NUMBER(uint16, uint16_t, append_uint)
@@ -77,36 +76,36 @@ ON_NUMBER(int16, int16_t, append_int)
 ON_NUMBER(int32, int32_t, append_int)
 ON_NUMBER(int64, int64_t, append_int)
 
-static int pack_on_double(pack_sink *s, double value, pack_unit *o)
+static int pack_on_double(struct sink *s, double value, pack_unit *o)
 {
     *o = 0;
     return append(s, (struct pack_token){.type = PACK_FLOAT, .value.f = value});
 }
 
-static int pack_on_float(pack_sink *s, float value, pack_unit *o)
+static int pack_on_float(struct sink *s, float value, pack_unit *o)
 {
     return pack_on_double(s, (double)value, o);
 }
 
-static int pack_on_nil(pack_sink *s, pack_unit *o)
+static int pack_on_nil(struct sink *s, pack_unit *o)
 {
     *o = 0;
     return append(s, (struct pack_token){.type = PACK_NIL});
 }
 
-static int pack_on_true(pack_sink *s, pack_unit *o)
+static int pack_on_true(struct sink *s, pack_unit *o)
 {
     *o = 0;
     return append(s, (struct pack_token){.type = PACK_BOOL, .value.u = 1});
 }
 
-static int pack_on_false(pack_sink *s, pack_unit *o)
+static int pack_on_false(struct sink *s, pack_unit *o)
 {
     *o = 0;
     return append(s, (struct pack_token){.type = PACK_BOOL, .value.u = 0});
 }
 
-static int append_container(pack_sink *s, enum pack_type type, unsigned int count, pack_unit *o)
+static int append_container(struct sink *s, enum pack_type type, unsigned int count, pack_unit *o)
 {
     *o = 0;
     if (count > s->bytes_left_max)
@@ -114,48 +113,48 @@ static int append_container(pack_sink *s, enum pack_type type, unsigned int coun
     return append(s, (struct pack_token){.type = (uint8_t)type, .count = count});
 }
 
-static int pack_on_array(pack_sink *s, unsigned int count, pack_unit *o)
+static int pack_on_array(struct sink *s, unsigned int count, pack_unit *o)
 {
     return append_container(s, PACK_ARRAY, count, o);
 }
 
-static int pack_on_array_item(pack_sink *s, pack_unit *container, pack_unit item)
+static int pack_on_array_item(struct sink *s, pack_unit *container, pack_unit item)
 {
     (void)s, (void)container, (void)item;
     return 0;
 }
 
-static int pack_on_map(pack_sink *s, unsigned int count, pack_unit *o)
+static int pack_on_map(struct sink *s, unsigned int count, pack_unit *o)
 {
     return append_container(s, PACK_MAP, count, o);
 }
 
-static int pack_on_map_item(pack_sink *s, pack_unit *container, pack_unit key, pack_unit item)
+static int pack_on_map_item(struct sink *s, pack_unit *container, pack_unit key, pack_unit item)
 {
     (void)s, (void)container, (void)key, (void)item;
     return 0;
 }
 
-static int append_run(pack_sink *s, enum pack_type type, const char *at, unsigned int len, pack_unit *o)
+static int append_run(struct sink *s, enum pack_type type, const char *at, unsigned int len, pack_unit *o)
 {
     *o = 0;
-    return append(s, (struct pack_token){
-                         .type = (uint8_t)type, .count = len, .value.data = (const uint8_t *)at});
+    return append(
+        s, (struct pack_token){.type = (uint8_t)type, .count = len, .value.data = (const uint8_t *)at});
 }
 
-static int pack_on_str(pack_sink *s, const char *base, const char *at, unsigned int len, pack_unit *o)
+static int pack_on_str(struct sink *s, const char *base, const char *at, unsigned int len, pack_unit *o)
 {
     (void)base;
     return append_run(s, PACK_STR, at, len, o);
 }
 
-static int pack_on_bin(pack_sink *s, const char *base, const char *at, unsigned int len, pack_unit *o)
+static int pack_on_bin(struct sink *s, const char *base, const char *at, unsigned int len, pack_unit *o)
 {
     (void)base;
     return append_run(s, PACK_BIN, at, len, o);
 }
 
-static int pack_on_ext(pack_sink *s, const char *base, const char *at, unsigned int len, pack_unit *o)
+static int pack_on_ext(struct sink *s, const char *base, const char *at, unsigned int len, pack_unit *o)
 {
     (void)s, (void)base, (void)at, (void)len;
     *o = 0;
@@ -170,7 +169,7 @@ struct pack_reader pack_parse(struct bytes in, struct pack_token *tokens, size_t
 {
     struct pack_template_context context;
     memset(&context, 0, sizeof context);
-    context.user = (pack_sink){.tokens = tokens, .used = 0, .cap = token_cap, .bytes_left_max = in.len};
+    context.user = (struct sink){.tokens = tokens, .used = 0, .cap = token_cap, .bytes_left_max = in.len};
     pack_template_init(&context);
     size_t off = 0;
     int result = in.len == 0 ? 0 : pack_template_execute(&context, (const char *)in.data, in.len, &off);

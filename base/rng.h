@@ -1,5 +1,5 @@
-/* Randomness as a value that is passed in: the system's in production, a seeded stream in tests and simulation.
- * Cores never draw randomness on their own (docs/ARCHITECTURE.md). */
+/* Randomness as a value that is passed in: the system's in production, a seeded stream in tests and
+ * simulation. Cores never draw randomness on their own (docs/ARCHITECTURE.md). */
 #ifndef DUNLIN_BASE_RNG_H
 #define DUNLIN_BASE_RNG_H
 
@@ -29,7 +29,9 @@ void rng_seeded_init_key(struct rng_seeded *stream, const uint8_t key[32]);
 /* View of a seeded stream; borrows stream for as long as the view is used. */
 struct rng rng_of_seeded(struct rng_seeded *stream);
 
+/* Fills out with len random bytes. */
 void rng_fill(const struct rng *rng, void *out, size_t len);
+/* Uniform over all values of the type. */
 uint32_t rng_u32(const struct rng *rng);
 uint64_t rng_u64(const struct rng *rng);
 /* Uniform in [0, bound), without modulo bias; bound > 0 (asserted). */

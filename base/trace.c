@@ -47,7 +47,8 @@ const char *trace_level_name(enum trace_level level)
     return names[level];
 }
 
-/* Text of the field named after the '%' at `at`, and how many characters the name has; 0 when it is no field. */
+/* Text of the field named after the '%' at `at`, and how many characters the name has; 0 when it is no field.
+ */
 static size_t field(const struct trace_event *event, const char *at, char *out, size_t cap)
 {
     if (strncmp(at, "peer", 4) == 0) {

@@ -1,5 +1,5 @@
-/* Typed events out of the cores.  A core emits one to an injected sink; what becomes of it (a log line, a counter,
- * a simulator's trace hash) is the driver's business.  The list is base/trace.def. */
+/* Typed events out of the cores.  A core emits one to an injected sink; what becomes of it (a log line, a
+ * counter, a simulator's trace hash) is the driver's business.  The list is base/trace.def. */
 #ifndef DUNLIN_BASE_TRACE_H
 #define DUNLIN_BASE_TRACE_H
 
@@ -28,7 +28,8 @@ struct trace_event {
 };
 
 struct trace_sink {
-    void (*emit)(void *user, const struct trace_event *event); /* may not call back into the core; NULL: drop */
+    void (*emit)(void *user,
+                 const struct trace_event *event); /* may not call back into the core; NULL: drop */
     void *user;
 };
 

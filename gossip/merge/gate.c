@@ -1,0 +1,49 @@
+/* Acceptance of a partner's weights. */
+#include "gossip/merge/gate.h"
+
+#include <math.h>
+#include <stdbool.h>
+
+void gossip_history_push(struct gossip_history *history, double distance)
+{
+    ASSERT(isfinite(distance) && distance >= 0);
+    ASSERT(history->next < GOSSIP_HISTORY);
+    history->distance[history->next] = distance;
+    history->next = (history->next + 1) % GOSSIP_HISTORY;
+    if (history->count < GOSSIP_HISTORY)
+        history->count++;
+}
+
+double gossip_history_radius(const struct gossip_history *history)
+{
+    double sorted[GOSSIP_HISTORY];
+    size_t count = history->count;
+    ASSERT(count <= GOSSIP_HISTORY);
+    if (count < GOSSIP_HISTORY_MIN)
+        return INFINITY;
+    for (size_t i = 0; i < count; i++) {
+        size_t at = i;
+        for (; at > 0 && sorted[at - 1] > history->distance[i]; at--)
+            sorted[at] = sorted[at - 1];
+        sorted[at] = history->distance[i];
+    }
+    double median = count % 2 == 1 ? sorted[count / 2] : 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]);
+    return GOSSIP_CLIP_FACTOR * median;
+}
+
+int gossip_gate(const struct gossip_gate_input *in, float *scale)
+{
+    uint64_t apart = in->own_round > in->partner_round ? in->own_round - in->partner_round
+                                                       : in->partner_round - in->own_round;
+    if (apart > GOSSIP_GATE_ROUNDS)
+        return ERR_STALE;
+    if (!isfinite(in->own_norm) || !isfinite(in->distance))
+        return ERR_NOT_FINITE;
+    if (in->distance > GOSSIP_DISTANCE_MAX * in->own_norm)
+        return ERR_REFUSED;
+    /* A radius of zero follows a past of identical models (the shared start): it says nothing about
+     * distances. */
+    bool cut = in->radius > 0 && in->distance > in->radius;
+    *scale = cut ? (float)(in->radius / in->distance) : 1.0f;
+    return ERR_OK;
+}

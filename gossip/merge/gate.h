@@ -1,0 +1,54 @@
+/* What stands between a partner's weights and ours: shape, finiteness, staleness, distance.
+ *
+ * With one partner a round there is no majority to ask, so the measure is our own past: the distance to the
+ * partner is cut at tau = GOSSIP_CLIP_FACTOR * median of the last distances (self-centred clipping,
+ * ClippedGossip, arXiv:2202.01545, with the radius from history).  A minority of hostile partners cannot move
+ * the median out of the honest range.  A cut partner moves phi by at most beta * tau / 2 at once and beta *
+ * tau / (2 (1 - alpha)) in all. Clipping on one side only breaks the pair's sum by what was cut: wanted, the
+ * partner is suspect. */
+#ifndef DUNLIN_GOSSIP_MERGE_GATE_H
+#define DUNLIN_GOSSIP_MERGE_GATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+enum {
+    GOSSIP_HISTORY = 16,    /* partner distances remembered */
+    GOSSIP_HISTORY_MIN = 4, /* below this many nothing is cut */
+    GOSSIP_GATE_ROUNDS = 8, /* partner's round may differ from ours by at most this */
+};
+
+#define GOSSIP_CLIP_FACTOR 3.0
+#define GOSSIP_DISTANCE_MAX                                                                                  \
+    4.0 /* |theirs - ours| / |ours|: beyond it these are not two states of one model */
+
+/* The last distances of one run; zeroed at first, kept by the caller (merge thread), may be stored on disk.
+ */
+struct gossip_history {
+    double distance[GOSSIP_HISTORY];
+    uint32_t count; /* valid entries */
+    uint32_t next;  /* slot written next */
+};
+
+/* Forgets the oldest when full.  Distances that are not finite or negative are a bug (asserted). */
+void gossip_history_push(struct gossip_history *history, double distance);
+/* Radius tau, or INFINITY while fewer than GOSSIP_HISTORY_MIN distances are known. */
+double gossip_history_radius(const struct gossip_history *history);
+
+/* What the gate is told about one partner's blob. */
+struct gossip_gate_input {
+    uint64_t own_round;
+    uint64_t partner_round;
+    double own_norm; /* |ours| of decoded values */
+    double distance; /* |theirs - ours| of decoded values */
+    double radius;   /* gossip_history_radius */
+};
+
+/* Returns 0 and *scale in (0, 1], by which theirs - ours is multiplied.  ERR_STALE: rounds too far apart.
+ * ERR_NOT_FINITE: norm or distance is.  ERR_REFUSED: distance beyond GOSSIP_DISTANCE_MAX of the own norm.  On
+ * any of them take the solo step and count the partner as refused. */
+MUST_USE int gossip_gate(const struct gossip_gate_input *in, float *scale);
+
+#endif

@@ -1,0 +1,55 @@
+/* Outer optimizer steps between a member's slow weights phi and its trained snapshot theta.  Free functions
+ * on flat float32 arrays, each one pass, at memory bandwidth, same bits on every machine.
+ *
+ * Source: NoLoCo, arXiv:2506.10911, eq. 1-3, with the sign of beta as in eq. 32 and the authors' code: eq. 2
+ * as printed diverges under its own definition of the difference (tests/gossip/test_outer.c shows it). */
+#ifndef DUNLIN_GOSSIP_MERGE_OUTER_H
+#define DUNLIN_GOSSIP_MERGE_OUTER_H
+
+#include <stddef.h>
+
+#include "base/err.h"
+
+struct gossip_outer {
+    float alpha; /* momentum */
+    float beta;  /* outer learning rate */
+    float gamma; /* pull to the pair's mean phi; equal to beta needs no phi from the partner */
+};
+
+/* alpha 0.5, beta = gamma = 0.7. */
+struct gossip_outer gossip_outer_default(void);
+/* alpha 0, beta = gamma = 1: plain pairwise averaging, for runs or endings of fewer than ten rounds. */
+struct gossip_outer gossip_outer_plain(void);
+/* Upper end of the stable gamma for pairs at this alpha in [0, 0.6]: linear between the measured points 2.0
+ * (0), 1.81 (0.3), 1.49 (0.5), 0.37 (0.9); the true curve is concave, so this errs on the safe side. */
+float gossip_outer_gamma_max(float alpha);
+/* ERR_INVALID: alpha outside [0, 0.6], or beta or gamma not within (0, gamma_max), or not finite; *why
+ * (static text) says which: the run config is refused. */
+MUST_USE int gossip_outer_check(const struct gossip_outer *config, const char **why);
+
+/* The theta-only step (gamma = beta), for n values:
+ *   delta <- alpha * delta + beta * (tbar - phi);  phi <- phi + delta;  diff <- phi - theta
+ *   tbar   the pair's average of theta, or theta itself for a solo step
+ *   theta  own snapshot; diff is what the trainer adds to its present weights
+ * tbar may be theta; no other arrays may overlap. */
+void gossip_outer_step(size_t n, float alpha, float beta, const float *tbar, const float *theta,
+                       float *restrict phi, float *restrict delta, float *restrict diff);
+/* The general step:
+ *   delta <- alpha * delta + beta * (tbar - pbar) - gamma * (phi - pbar);  phi <- phi + delta
+ *   tbar, pbar  means of theta and of phi over the group.  With gamma = beta it equals the step above up to
+ * rounding; with the whole swarm as group it is DiLoCo's heavy ball. */
+void gossip_outer_step_general(size_t n, const struct gossip_outer *config, const float tbar[restrict],
+                               const float pbar[restrict], float phi[restrict], float delta[restrict]);
+
+/* tbar <- theta + weight * (theirs - ours): with ours and theirs the decoded exchanged values, which both
+ * partners hold alike, and weight 1/2 on both sides, the pair's sum is kept up to rounding whatever the codec
+ * lost. */
+void gossip_pair_target(size_t n, float weight, const float theta[restrict], const float ours[restrict],
+                        const float theirs[restrict], float tbar[restrict]);
+/* out <- (a + b) / 2. */
+void gossip_average(size_t n, const float a[restrict], const float b[restrict], float out[restrict]);
+/* The partner's weight in the average when the result is applied `lateness` rounds after its snapshot: 1/2 up
+ * to 0.3 of a round, falling linearly to 1/4 at a whole round and staying there.  lateness >= 0. */
+float gossip_partner_weight(float lateness);
+
+#endif

@@ -1,0 +1,155 @@
+/* One run on this node: its life from joining to leaving, and the rounds between.
+ *
+ * Everything here happens on the loop thread.  Long work is handed to the run's trainer thread (steps,
+ * snapshots, evaluation) and to the node's two workers (merging, disk), and comes back as events; the stage
+ * says what is awaited, and no stage waits for a peer without a deadline.
+ *
+ *                 chain known     data read        swarm ahead?
+ *   CHAIN ──────► LOADING ──────► SYNCING ───────► FETCHING ──┐
+ *     run_join      trainer READY   repair or 10 s   STATE     │
+ *                                        └─────────────────────┴──► TRAINING ◄──────────────┐
+ *                                                                     │ boundary            │ APPLIED
+ *                                                                     ▼                     │
+ *                                                      SNAPSHOT ► ENCODING ► EXCHANGING ► MERGING ► APPLYING
+ *
+ * From EXCHANGING on, training goes on; MERGE or SOLO comes from gossip/ at most half a round later.  PAUSED
+ * is a flag beside the stage: the trainer rests, rounds go on without us.  FAILED and FINISHED end it; LEFT
+ * forgets it. */
+#ifndef DUNLIN_NODE_RUN_H
+#define DUNLIN_NODE_RUN_H
+
+#include "base/id.h"
+#include "crdt/chain.h"
+#include "gossip/exchange.h"
+#include "gossip/merge/job.h"
+#include "node/reply.h"
+#include "node/train_thread.h"
+#include "node/worker.h"
+#include "train/model.h"
+
+struct node;
+
+enum {
+    RUN_NAME_SIZE = CRDT_NAME_MAX + 1,
+    RUN_BLOBS = 3,           /* encoded snapshots: one lent to gossip, one being written, one spare */
+    RUN_FETCH_PEERS_MAX = 8, /* donors tried before starting from the seed */
+    RUN_EVALUATE_ROUNDS = 8, /* validation loss is measured every so many rounds */
+};
+
+enum run_stage {
+    RUN_CHAIN,      /* looking for somebody who has the chain */
+    RUN_LOADING,    /* the trainer reads the data, the disk worker the checkpoint */
+    RUN_SYNCING,    /* waiting for the other members' registers */
+    RUN_FETCHING,   /* a peer sends its weights */
+    RUN_TRAINING,   /* between boundaries */
+    RUN_SNAPSHOT,   /* the trainer copies its weights */
+    RUN_ENCODING,   /* the merge worker encodes them */
+    RUN_EXCHANGING, /* gossip/ deals with the partner */
+    RUN_MERGING,    /* the merge worker computes the outer step */
+    RUN_APPLYING,   /* the trainer adds the difference */
+    RUN_FINISHED,   /* all planned rounds are done; states are still served */
+    RUN_FAILED,     /* error says why */
+};
+
+/* An encoded snapshot.  lent: gossip/ reads it until RELEASE. */
+struct run_blob {
+    uint8_t *bytes;
+    bool lent;
+};
+
+struct run {
+    struct node *node;
+    bool used;
+    bool leaving; /* waits for its jobs and its trainer before it is forgotten */
+    struct id id;
+    char name[RUN_NAME_SIZE];
+    char data[NODE_PATH_SIZE];
+    bool isolated; /* never exchanges: to compare with */
+    bool paused;
+    enum run_stage stage;
+    char error[NODE_ERROR_SIZE];
+    struct run_config config;
+    struct crdt_chain chain;
+    bool has_chain;
+
+    struct train_layout layout;
+    struct gossip_tensor tensors[TRAIN_TENSORS_MAX];
+    struct gossip_layout shape;
+    struct gossip_outer outer;
+    struct train_thread *trainer;
+    void *gossip_block;
+    struct gossip *gossip;
+
+    /* [arena_floats] each.  phi and delta belong to the merge worker while a job runs. */
+    float *theta, *phi, *delta, *diff;
+    struct run_blob blobs[RUN_BLOBS];
+    size_t blob_now; /* index of this round's */
+    struct run_blob states[2];
+    struct id state_digest;
+    uint8_t *fetch_buffer;
+    struct gossip_history history;
+
+    uint64_t round; /* of the exchange in progress, or the last one */
+    uint64_t joined_round;
+    uint64_t boundary_ns; /* when the next round ends */
+    uint64_t round_began_ns;
+    uint64_t stage_deadline_ns;  /* CHAIN, SYNCING, FETCHING: try something else then */
+    struct gossip_event outcome; /* MERGE or SOLO of this round, once known */
+    bool has_outcome;
+    bool merge_reported; /* gossip/ waits for gossip_merge_done */
+    struct id partner;
+    struct gossip_merge_report report;
+    size_t fetch_tries;
+    bool publishing; /* a state is being encoded for joiners */
+    uint64_t published_round;
+    bool state_wanted; /* behind: fetch at the next boundary */
+
+    bool job_busy;   /* a merge-worker job of this run is under way */
+    bool saving;     /* a checkpoint is being written */
+    bool save_again; /* asked for while one was written */
+    uint64_t saved_round;
+    uint64_t save_next_ns; /* not before */
+    uint64_t save_took_ns;
+    bool evaluating;
+    uint64_t steps_before; /* of earlier lives of this node in the run */
+    uint64_t tokens_before;
+    uint64_t data_bytes;
+    double val_loss, val_loss_start; /* NaN: not measured */
+    uint64_t merges_before, skipped_before;
+    uint64_t rate_tokens, rate_ns;
+    double tokens_s;
+    uint64_t member_put_ns; /* when the MEMBER register was last written */
+    uint64_t repair_next_ns;
+};
+
+/* Makes a new run with this genesis config and starts training.  *out is owned by the node.  Errors fill why.
+ */
+MUST_USE int run_create(struct node *node, const char *name, const struct run_config *config,
+                        const char *data, bool isolated, struct run **out, char why[NODE_ERROR_SIZE]);
+/* Joins a run by id: finds its chain first.  ERR_EXISTS: is a member already. */
+MUST_USE int run_join(struct node *node, const struct id *id, const char *data, bool isolated,
+                      struct run **out, char why[NODE_ERROR_SIZE]);
+/* Takes up a run found on disk at start. */
+MUST_USE int run_resume_stored(struct node *node, const struct id *id, struct bytes settings,
+                               char why[NODE_ERROR_SIZE]);
+/* Stops training and forgets the run; its checkpoints stay on disk. */
+void run_leave(struct run *run);
+void run_pause(struct run *run, bool paused);
+/* Entries of a chain that came from a peer or the disk; starts the run when they are complete. */
+void run_chain_frame(struct run *run, struct bytes frame);
+/* Does what is due. */
+void run_tick(struct run *run, uint64_t now_ns);
+uint64_t run_deadline_ns(const struct run *run);
+/* Drains gossip's events; true when there was one. */
+bool run_drain(struct run *run, uint64_t now_ns);
+/* Saves a checkpoint as soon as the stage allows. */
+void run_save(struct run *run);
+/* Writes the run's map of docs/protocol/control.md into an open map. */
+void run_reply(struct run *run, struct reply *r);
+/* Memory the run needs, everything included. */
+uint64_t run_memory_bytes(const struct run_config *config, unsigned threads);
+
+/* The state that people and docs/protocol/control.md know: "training", "paused", ... */
+const char *run_stage_name(const struct run *run);
+
+#endif

@@ -1,0 +1,87 @@
+#include "train/trainer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "train/kernels.h"
+
+void trainer_destroy(struct trainer *trainer)
+{
+    if (trainer->self != NULL)
+        trainer->ops->destroy(trainer->self);
+    trainer->self = NULL;
+}
+
+int trainer_step(struct trainer *trainer, float rate, struct trainer_report *out)
+{
+    return trainer->ops->step(trainer->self, rate, out);
+}
+
+float *trainer_params(struct trainer *trainer)
+{
+    return trainer->ops->params(trainer->self);
+}
+
+void trainer_snapshot(struct trainer *trainer, float out[])
+{
+    memcpy(out, trainer_params(trainer), trainer->layout->arena_floats * sizeof *out);
+}
+
+int trainer_set_params(struct trainer *trainer, const float params[])
+{
+    const struct train_layout *layout = trainer->layout;
+    for (size_t i = 0; i < layout->arena_floats; i++)
+        if (!isfinite(params[i]))
+            return ERR_NOT_FINITE;
+    /* Tensor by tensor, so that what a peer put into the padding never enters. */
+    float *own = trainer_params(trainer);
+    for (size_t t = 0; t < layout->tensor_count; t++) {
+        const struct train_tensor *tensor = &layout->tensors[t];
+        memcpy(own + tensor->offset, params + tensor->offset, tensor->rows * tensor->cols * sizeof *own);
+    }
+    return 0;
+}
+
+int trainer_apply(struct trainer *trainer, const float difference[], float scale)
+{
+    const struct train_layout *layout = trainer->layout;
+    float *own = trainer_params(trainer);
+    for (size_t i = 0; i < layout->arena_floats; i++)
+        if (!isfinite(own[i] + scale * difference[i]))
+            return ERR_NOT_FINITE;
+    for (size_t t = 0; t < layout->tensor_count; t++) {
+        const struct train_tensor *tensor = &layout->tensors[t];
+        train_add(tensor->rows * tensor->cols, scale, difference + tensor->offset, own + tensor->offset);
+    }
+    return 0;
+}
+
+int trainer_evaluate(struct trainer *trainer, const float params[], double *loss)
+{
+    return trainer->ops->evaluate(trainer->self, params == NULL ? trainer_params(trainer) : params, loss);
+}
+
+size_t trainer_state_bytes(const struct trainer *trainer)
+{
+    return trainer->ops->state_bytes(trainer->self);
+}
+
+int trainer_state_export(struct trainer *trainer, uint8_t *out, size_t out_cap)
+{
+    return trainer->ops->state_export(trainer->self, out, out_cap);
+}
+
+int trainer_state_import(struct trainer *trainer, struct bytes state)
+{
+    return trainer->ops->state_import(trainer->self, state);
+}
+
+void trainer_reset_moments(struct trainer *trainer)
+{
+    trainer->ops->reset_moments(trainer->self);
+}
+
+uint64_t trainer_updates(const struct trainer *trainer)
+{
+    return trainer->ops->updates(trainer->self);
+}
