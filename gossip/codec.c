@@ -84,7 +84,7 @@ static inline float float_of(uint32_t bits)
 /* 1 for NaN, infinities and too large values. */
 static inline unsigned outside(float value)
 {
-    return fabsf(value) <= GOSSIP_VALUE_MAX ? 0 : 1;
+    return fabsf(value) <= GOSSIP_VALUE_MAX ? 0u : 1u;
 }
 
 static unsigned encode_fp32(size_t count, const float values[restrict], uint8_t out[restrict])

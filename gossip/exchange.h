@@ -65,9 +65,10 @@ struct gossip *gossip_init(void *block, size_t size, const struct gossip_config 
 /* Round `round` begins now.  view is copied.  An outcome still open for an older round becomes SOLO
  * (superseded). ERR_STALE: not newer than the last one; nothing changed. */
 MUST_USE int gossip_round(struct gossip *g, uint64_t now_ns, uint64_t round, const struct gossip_view *view);
-/* The encoded snapshot of the open round.  blob is borrowed until event RELEASE with this cookie.  ERR_STALE:
- * the round is over or another is open, ERR_INVALID: length is not the codec's exact size, ERR_EXISTS: set
- * already; the blob is not taken then. */
+/* The encoded snapshot of the open round.  blob is borrowed until event RELEASE with this cookie, which
+ * follows the round's outcome (the merge job reads the blob too: the caller keeps it until that is done).
+ * ERR_STALE: the round is over or another is open, ERR_INVALID: length is not the codec's exact size,
+ * ERR_EXISTS: set already; the blob is not taken then. */
 MUST_USE int gossip_set_outgoing(struct gossip *g, uint64_t now_ns, uint64_t round, enum gossip_codec codec,
                                  struct bytes blob, uint64_t cookie);
 /* The merge of this round's MERGE event ended with result (0 or an ERR_ code, counted); its receive buffer is
@@ -103,6 +104,9 @@ void gossip_stream_frame(struct gossip *g, uint64_t now_ns, uint64_t stream, str
 /* The stream's send queue takes this many more bytes (not a sum: replaces what was said before).  0 at first;
  * a SEND of n bytes uses n + 4.  Must reach GOSSIP_FRAME_MAX + 4 at times. */
 void gossip_stream_writable(struct gossip *g, uint64_t now_ns, uint64_t stream, size_t room);
+/* Handles of streams that have something to send and were not given room for it; at most GOSSIP_STREAMS_MAX.
+ * After network progress ask each for its room and say so by gossip_stream_writable. */
+size_t gossip_streams_waiting(const struct gossip *g, uint64_t streams[GOSSIP_STREAMS_MAX]);
 /* The peer finished its side (err 0) or the stream or its connection broke (err); the handle is gone for err
  * != 0. */
 void gossip_stream_closed(struct gossip *g, uint64_t now_ns, uint64_t stream, int err);
@@ -122,6 +126,7 @@ struct gossip_action {
     enum gossip_action_kind kind;
     struct id peer;
     uint64_t tag;       /* OPEN */
+    bool for_state;     /* OPEN: for a fetch, not for an exchange (another service or send class) */
     uint64_t stream;    /* the others */
     struct bytes frame; /* SEND: borrowed until the next call with this core */
 };

@@ -16,7 +16,8 @@ struct gossip_merge_input {
     size_t tensor_count;
     struct gossip_outer
         outer; /* checked by gossip_outer_check; gamma must equal beta (only theta is exchanged) */
-    bool variance_correction; /* armed: applied to uncorrelated matrices only, and never to a clipped or late partner
+    bool variance_correction; /* armed: applied to uncorrelated matrices only, and never to a clipped or late
+                               * partner
                                */
     float partner_weight;     /* gossip_partner_weight; within (0, 0.5] */
     uint64_t own_round;

@@ -16,8 +16,9 @@
 #define GOSSIP_CORRELATION_MAX 0.5  /* at or above it no correction */
 #define GOSSIP_VARIANCE_FLOOR  1e-6 /* of the target variance: an average with less is left alone */
 
-/* Sums of x, y, x*x, y*y, x*y and (x-y)^2 over n values (the last one because x*x + y*y - 2 x*y cancels for close models): float32 lanes over at most GOSSIP_SUM_BLOCK values, then double;
- * relative error about 1e-5 of the sum of magnitudes.  The order of summation is fixed. */
+/* Sums of x, y, x*x, y*y, x*y and (x-y)^2 over n values (the last one because x*x + y*y - 2 x*y cancels for
+ * close models): float32 lanes over at most GOSSIP_SUM_BLOCK values, then double; relative error about 1e-5
+ * of the sum of magnitudes.  The order of summation is fixed. */
 struct gossip_sums {
     size_t n;
     double x, y, xx, yy, xy, dd;
