@@ -13,6 +13,7 @@ pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 add_library(dunlin_flags INTERFACE)
 target_compile_options(dunlin_flags INTERFACE
   -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+  -Wno-format-truncation # texts for people are cut to their buffer on purpose
   -fno-common -fstack-protector-strong)
 target_compile_definitions(dunlin_flags INTERFACE _GNU_SOURCE $<$<CONFIG:Release>:_FORTIFY_SOURCE=2>)
 target_include_directories(dunlin_flags INTERFACE ${PROJECT_SOURCE_DIR})
@@ -48,7 +49,7 @@ function(dunlin_tests folder)
     get_filename_component(stem ${source} NAME_WE)
     string(REGEX REPLACE "^test_" "${folder}_" name ${stem})
     add_executable(${name} ${source})
-    target_link_libraries(${name} PRIVATE ${ARG_LINK} dunlin_support criterion)
+    target_link_libraries(${name} PRIVATE ${ARG_LINK} dunlin_support dunlin_test_main)
     target_compile_definitions(${name} PRIVATE TEST_SOURCE_DIR="${CMAKE_CURRENT_SOURCE_DIR}")
     add_test(NAME ${name} COMMAND ${name} --timeout 120)
     set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS ${folder})

@@ -4,6 +4,7 @@
 #ifndef DUNLIN_CRDT_BATCH_H
 #define DUNLIN_CRDT_BATCH_H
 
+#include "base/pack.h"
 #include "crdt/record.h"
 
 enum {
@@ -25,5 +26,12 @@ MUST_USE int crdt_batch_encode(const struct crdt_item *items, size_t count, uint
  * crdt_replica_apply or crdt_replica_apply_proof.  ERR_MALFORMED, ERR_VERSION, ERR_TOO_LARGE: drop the frame.
  */
 MUST_USE int crdt_batch_decode(struct bytes frame, struct crdt_item items[CRDT_BATCH_MAX]);
+
+/* The array of items alone, for frames with other keys around it (crdt/sync.c). */
+void crdt_batch_write_items(struct pack_writer *w, const struct crdt_item *items, size_t count);
+/* Fails the reader on what is no item. */
+size_t crdt_batch_read_items(struct pack_reader *r, struct crdt_item items[CRDT_BATCH_MAX]);
+/* How many of the first items fit into one frame. */
+size_t crdt_batch_fit(const struct crdt_item *items, size_t count);
 
 #endif

@@ -73,6 +73,7 @@ struct crdt_event {
 struct crdt_view {
     struct crdt_record record;
     struct bytes encoded;
+    struct id hash; /* crdt_record_hash of encoded */
 };
 
 struct crdt_counts {
@@ -144,7 +145,8 @@ bool crdt_replica_next(const struct crdt_replica *replica, const struct id *run,
 bool crdt_replica_proof(const struct crdt_replica *replica, const struct id *run, const struct id *author,
                         struct crdt_item *out);
 /* Digest of a run's set of records, the same on every replica with the same set: BLAKE2b of an LtHash16x1024
- * accumulator and the count (Lewi et al. 2019, ePrint 2019/227).  ERR_NOT_FOUND. */
+ * accumulator and the count (Lewi et al. 2019, ePrint 2019/227).  A quarantined author is one element of the
+ * set. ERR_NOT_FOUND. */
 MUST_USE int crdt_replica_digest(const struct crdt_replica *replica, const struct id *run, struct id *digest,
                                  size_t *count);
 struct crdt_counts crdt_replica_counts(const struct crdt_replica *replica);

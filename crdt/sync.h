@@ -16,12 +16,13 @@
  *     RECORDS                <---->  RECORDS               (any time in between)
  *     END                    <---->  END
  *
- * Limits: frames of CRDT_FRAME_MAX; 16 bytes a record and 8 a possibly differing one of memory per session,
- * obtained at open; at most CRDT_RECORDS_LIMIT records a side.  Opening hashes and sorts all records of the
- * run (about 0.3 us each): that is the only work a peer can demand, so the caller accepts at most one session
- * per peer and 10 s, and checks first that the peer may see the run.  Missed with probability 2^-64 per
- * comparison; the next session heals that.  A peer's lies cost bytes, never a merge: each record is verified
- * by crdt_replica_apply. */
+ * Limits: frames of CRDT_FRAME_MAX; 64 KiB, 44 bytes a record of ours and 8 of theirs of memory per session,
+ * obtained by open, accept and the first frame received; at most CRDT_RECORDS_LIMIT records a side.  Opening
+ * hashes and sorts all records of the run: that is the only work a peer can demand, so the caller accepts at
+ * most one session per peer and CRDT_SYNC_PEER_INTERVAL_NS, and checks first that the peer may see the run.
+ * Missed with probability 2^-64 per comparison; the next session heals that.  A peer's lies cost bytes, never
+ * a merge: each record is verified by crdt_replica_apply.  Convicted authors are elements like records: their
+ * proofs are repaired in the same way. */
 #ifndef DUNLIN_CRDT_SYNC_H
 #define DUNLIN_CRDT_SYNC_H
 
@@ -36,9 +37,9 @@ enum {
 };
 #define CRDT_SYNC_PEER_INTERVAL_NS UINT64_C(10000000000)
 
-/* HELLO -> TURNS when digests differ, else -> ENDING; TURNS -> ENDING after two empty turns; ENDING -> DONE
- * when both have sent END.  Any -> FAILED on a frame that makes no sense.  All in crdt_sync_recv and
- * _poll_send. */
+/* HELLO -> TURNS when digests differ, else -> ENDING; TURNS -> ENDING after two empty turns or the peer's
+ * END; ENDING -> DONE when both have sent END.  Any -> FAILED on a frame that makes no sense.  All in
+ * crdt_sync_recv and _poll_send. */
 enum crdt_sync_state { CRDT_SYNC_HELLO, CRDT_SYNC_TURNS, CRDT_SYNC_ENDING, CRDT_SYNC_DONE, CRDT_SYNC_FAILED };
 
 struct crdt_sync_result {

@@ -15,9 +15,9 @@ enum { NET_ADDR_TEXT_SIZE = 56, NET_ADDR_WIRE_MAX = 18, NET_HOST_SIZE = 254 };
 enum net_family { NET_FAMILY_NONE = 0, NET_FAMILY_V4 = 4, NET_FAMILY_V6 = 6 };
 
 struct net_addr {
-    uint8_t family;  /* enum net_family */
-    uint8_t ip[16];  /* v4: first 4 bytes, the rest zero (so that memcmp compares) */
-    uint16_t port;   /* host order */
+    uint8_t family; /* enum net_family */
+    uint8_t ip[16]; /* v4: first 4 bytes, the rest zero (so that memcmp compares) */
+    uint16_t port;  /* host order */
 };
 
 /* A seed as people write it: ID@host:port, host a name, an IPv4 or a bracketed IPv6 address. */

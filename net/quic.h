@@ -9,9 +9,10 @@
  * Roles: of two nodes the one with the lower id is always the QUIC client.  A server accepts an Initial only
  * from an address at which the route layer knows the peer (an authenticated datagram came from there).
  *
- * Driver: after each input drain quic_poll_event, drain quic_poll_send, re-arm one timer from
- * quic_deadline_ns. Not thread-safe: one thread owns an endpoint.  ngtcp2 and GnuTLS allocate by themselves;
- * our tables and stream buffers are obtained once, through cfg->allocator.
+ * Driver: after each input alternate between draining quic_poll_event and quic_poll_send until neither has
+ * anything, then re-arm one timer from quic_deadline_ns (sending makes room, which may be an event).  Not
+ * thread-safe: one thread owns an endpoint.  ngtcp2 and GnuTLS allocate by themselves; our tables and stream
+ * buffers are obtained once, through cfg->allocator.
  *
  * Life of a connection, seen from outside: quic_connect or an accepted Initial -> (handshake) -> CONNECTED ->
  * DISCONNECTED.  A handshake that fails gives DISCONNECTED without CONNECTED, on the dialling side only.
@@ -62,7 +63,7 @@ struct quic_config {
     size_t connections_max;          /* established and half-open together */
     size_t handshakes_max;           /* half-open incoming ones */
     size_t streams_max;              /* of the whole endpoint */
-    size_t streams_peer_max;         /* that one peer may have open towards us at a time */
+    size_t streams_peer_max;         /* of one connection: opened by the peer, and as many by us */
     size_t buffer_bytes;             /* all stream buffers; touched only as used */
     size_t stream_window;            /* bytes a peer may send ahead of us on one stream; >= largest frame */
     size_t connection_window;        /* the same for all streams of one connection */

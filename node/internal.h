@@ -42,15 +42,15 @@ enum {
     NODE_DHT_TTL_MS = 20 * 60 * 1000,
 };
 
-#define NODE_VERSION "0.1.0"
+#define NODE_VERSION   "0.1.0"
 #define NODE_SECOND_NS UINT64_C(1000000000)
 
 /* Somebody we want to talk to or are talking to. */
 struct node_peer {
     bool used;
     struct id id;
-    uint32_t serial;              /* origin number of its records: index + 1, never 0 */
-    uint64_t wanted_until_ns;     /* keep trying to connect until then */
+    uint32_t serial;          /* origin number of its records: index + 1, never 0 */
+    uint64_t wanted_until_ns; /* keep trying to connect until then */
     struct net_addr addrs[NODE_PEER_ADDRS_MAX];
     size_t addr_count;
     bool connected;
@@ -60,10 +60,10 @@ struct node_peer {
     uint64_t dial_next_ns;
     uint64_t lookup_next_ns;
     uint32_t lookup_fails;
-    uint32_t lookup;              /* handle of dht_find_peer, 0: none */
-    uint64_t push_stream;         /* ours, for fresh records; 0: none */
-    uint64_t sync_next_ns;        /* earliest next repair the peer may ask for */
-    uint32_t runs;                /* bit i: the peer holds runs[i] */
+    uint32_t lookup;       /* handle of dht_find_peer, 0: none */
+    uint64_t push_stream;  /* ours, for fresh records; 0: none */
+    uint64_t sync_next_ns; /* earliest next repair the peer may ask for */
+    uint32_t runs;         /* bit i: the peer holds runs[i] */
 };
 
 enum node_stream_kind { STREAM_FREE, STREAM_RPC, STREAM_SYNC, STREAM_PUSH, STREAM_RUN, STREAM_UNDECIDED };
@@ -72,25 +72,29 @@ struct node_stream {
     enum node_stream_kind kind;
     uint64_t handle;
     struct node_peer *peer;
-    struct run *run;          /* RUN; SYNC once its run is known */
+    struct run *run; /* RUN; SYNC once its run is known */
     struct crdt_sync *sync;
     bool outgoing;
 };
 
-/* A control call that waits for the final event of a DHT command or an RPC. */
+/* A control call that waits for the final event of a DHT command. */
+enum node_wait_kind { WAIT_PING, WAIT_FIND, WAIT_PROVIDERS, WAIT_PROVIDE };
+
+enum { WAIT_RECORDS_MAX = 16 };
+
 struct node_wait {
     bool used;
-    uint32_t dht_handle;
+    enum node_wait_kind kind;
+    uint32_t dht_handle; /* 0: nothing under way */
     struct control_ref call;
-    enum { WAIT_PING, WAIT_FIND, WAIT_PROVIDERS, WAIT_PROVIDE } kind;
     struct id target;
     uint64_t began_ns;
-    uint64_t left; /* pings still to send */
+    uint64_t pings_left;
     uint64_t seq;
-    uint64_t next_ns; /* next ping */
+    uint64_t next_ns; /* next ping; UINT64_MAX: none */
     struct dht_contact contact;
     size_t record_count;
-    struct dht_record records[8];
+    struct dht_record records[WAIT_RECORDS_MAX];
 };
 
 struct node_limits {
@@ -107,8 +111,7 @@ struct node {
     struct allocator alloc;
     struct net_identity identity;
     uint64_t started_ns;
-    uint32_t network_id;
-    struct id network_hash;
+    struct net_network network;
 
     struct net_uv_socket *socket;
     struct net_uv_timer timer;
@@ -116,6 +119,8 @@ struct node {
     struct control *control;
     struct worker merge_worker;
     struct worker disk_worker;
+    bool resolving[NODE_SEEDS_MAX];
+    uint64_t seeds_next_ns; /* when names of seeds are looked up again */
     bool stopping;
     bool pumping;
     unsigned stop_waits; /* checkpoints still being written at the end */
@@ -126,8 +131,7 @@ struct node {
     void *seal_block;
     struct nat_path *path;
     void *path_block;
-    struct nat_observed *observed;
-    void *observed_block;
+    struct nat_observed observed;
     struct dht *dht;
     void *dht_block;
     struct quic *quic;
@@ -142,9 +146,10 @@ struct node {
     uint64_t addrs_next_ns;
     uint64_t minute_next_ns; /* housekeeping */
     int store_state;
-    uint64_t seed_next_ns[NODE_SEEDS_MAX];
-    bool seed_known[NODE_SEEDS_MAX];
-    bool clock_warned;
+    uint64_t busy_next_ns;   /* when the path layer is told next what is in flight */
+    uint64_t clock_next_ns;  /* when our clock is next compared with those of peers */
+    int64_t clock_offset_ms; /* last comparison; peers - ours */
+    size_t clock_peers;
 
     struct run runs[NODE_RUNS_MAX];
     struct node_peer peers[NODE_PEERS_MAX];
@@ -174,6 +179,8 @@ void wire_send(struct node *node, uint64_t now_ns, const struct net_message *mes
 /* Moves what cores want to say; true when anything happened. */
 bool wire_drain(struct node *node, uint64_t now_ns);
 void wire_tick(struct node *node, uint64_t now_ns);
+/* Sends what is left (goodbyes) without waiting for anything. */
+void wire_flush(struct node *node);
 uint64_t wire_deadline_ns(struct node *node, uint64_t now_ns);
 void wire_sends(struct node *node, uint64_t now_ns);
 
@@ -192,8 +199,8 @@ struct node_peer *peers_find(struct node *node, const struct id *id);
 /* The peer's slot, taken if need be; NULL when the table is full of peers in use. */
 struct node_peer *peers_get(struct node *node, const struct id *id);
 /* Wants a connection for this long from now on; addrs are hints. */
-struct node_peer *peers_want(struct node *node, const struct id *id, const struct net_addr *addrs, size_t count,
-                             uint64_t for_ns);
+struct node_peer *peers_want(struct node *node, const struct id *id, const struct net_addr *addrs,
+                             size_t count, uint64_t for_ns);
 void peers_add_addr(struct node *node, struct node_peer *peer, const struct net_addr *addr);
 void peers_connected(struct node *node, const struct quic_event *event);
 void peers_disconnected(struct node *node, const struct quic_event *event);
@@ -220,13 +227,17 @@ void state_rpc_request(struct node *node, const struct rpc_event *event);
 void state_rpc_reply(struct node *node, const struct rpc_event *event);
 /* Asks a connected peer for a run's chain. */
 void state_fetch_chain(struct node *node, struct node_peer *peer, const struct run *run);
+/* The run of this id on this node, or NULL. */
 struct run *node_run_of(struct node *node, const struct id *id);
+/* Starts a run whose chain has come from the disk. */
+void run_chain_complete(struct run *run);
 
 /* methods.c */
 extern const struct control_method node_methods[];
 void methods_dht_event(struct node *node, uint64_t now_ns, const struct dht_event *event);
 void methods_tick(struct node *node, uint64_t now_ns);
 uint64_t methods_deadline_ns(const struct node *node);
-/* Answers run.create and run.join, whose run has got far enough (or failed). */
+/* The trainer filled an array that a method asked for; tag is TAG_CALL + the wait's index. */
+void methods_snapshot(struct node *node, uint64_t tag, float *array);
 
 #endif

@@ -63,8 +63,8 @@ float train_lr(const struct train_adamw_config *config, double progress)
     return (float)((double)config->rate * (floor_share + (1 - floor_share) * wave));
 }
 
-struct train_adamw_step train_adamw_step_of(const struct train_adamw_config *config, float rate, uint64_t step,
-                                            double gradient_norm)
+struct train_adamw_step train_adamw_step_of(const struct train_adamw_config *config, float rate,
+                                            uint64_t step, double gradient_norm)
 {
     ASSERT(step > 0);
     double clip = (double)config->clip_norm;

@@ -1,6 +1,6 @@
-#include <cblas.h>
 #include <math.h>
 
+#include "train/gemm.h"
 #include "train/kernels.h"
 
 void train_rotary_fill(size_t context, size_t head_width, float cosines[], float sines[])
@@ -34,10 +34,21 @@ void train_rotate(size_t length, size_t width, size_t heads, size_t first, float
     }
 }
 
-/* Room for one block of scores, one of their gradients, and one number a row. */
+/* The products' scratch, one block of scores, one of their gradients. */
 size_t train_attention_scratch(size_t length)
 {
-    return 2 * TRAIN_ATTENTION_BLOCK * length + TRAIN_ATTENTION_BLOCK;
+    return TRAIN_GEMM_SCRATCH + 2 * TRAIN_ATTENTION_BLOCK * length;
+}
+
+/* Parts of qkv, out and scores as factors. */
+static struct train_factor plain(const float *data, size_t stride)
+{
+    return (struct train_factor){data, stride, false};
+}
+
+static struct train_factor turned(const float *data, size_t stride)
+{
+    return (struct train_factor){data, stride, true};
 }
 
 /* Softmax of one row of scores, of which `seen` are in the past and the rest, up to `count`, are masked. */
@@ -86,25 +97,24 @@ static float dot(size_t count, const float *restrict a, const float *restrict b)
     return sum;
 }
 
-void train_attention(size_t length, size_t width, size_t heads, const float qkv[], float out[], float log_sums[],
-                     float scratch[])
+void train_attention(size_t length, size_t width, size_t heads, const float qkv[], float out[],
+                     float log_sums[], float scratch[])
 {
-    size_t head_width = width / heads;
-    blasint stride = (blasint)(3 * width), hw = (blasint)head_width;
+    size_t head_width = width / heads, stride = 3 * width;
     float scale = 1.0F / sqrtf((float)head_width);
+    float *scores = scratch + TRAIN_GEMM_SCRATCH;
     for (size_t h = 0; h < heads; h++) {
         const float *q = qkv + h * head_width, *k = q + width, *v = k + width;
         for (size_t from = 0; from < length; from += TRAIN_ATTENTION_BLOCK) {
             size_t rows = length - from < TRAIN_ATTENTION_BLOCK ? length - from : TRAIN_ATTENTION_BLOCK;
             size_t keys = from + rows;
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)keys, hw, 1.0F,
-                        q + from * 3 * width, stride, k, stride, 0.0F, scratch, (blasint)keys);
+            train_gemm(rows, keys, head_width, plain(q + from * stride, stride), turned(k, stride), false,
+                       scores, keys, scratch);
             for (size_t r = 0; r < rows; r++)
                 log_sums[h * length + from + r] =
-                    softmax_masked(scratch + r * keys, from + r + 1, keys, scale);
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)rows, hw, (blasint)keys, 1.0F,
-                        scratch, (blasint)keys, v, stride, 0.0F, out + from * width + h * head_width,
-                        (blasint)width);
+                    softmax_masked(scores + r * keys, from + r + 1, keys, scale);
+            train_gemm(rows, head_width, keys, plain(scores, keys), plain(v, stride), false,
+                       out + from * width + h * head_width, width, scratch);
         }
     }
 }
@@ -113,36 +123,35 @@ void train_attention(size_t length, size_t width, size_t heads, const float qkv[
 struct block {
     size_t length, width, head_width, from, rows;
     const float *q, *out, *log_sums, *d_out;
-    float *d_q, *scores, *d_scores;
+    float *d_q, *scores, *d_scores, *scratch;
 };
 
 static void block_back(const struct block *b)
 {
-    size_t width = b->width, keys = b->from + b->rows;
-    blasint rows = (blasint)b->rows, stride = (blasint)(3 * width), hw = (blasint)b->head_width;
-    blasint columns = (blasint)keys;
+    size_t width = b->width, stride = 3 * width, rows = b->rows, keys = b->from + rows;
     float scale = 1.0F / sqrtf((float)b->head_width);
-    const float *q = b->q + b->from * 3 * width, *k = b->q + width, *v = k + width;
+    const float *q = b->q + b->from * stride, *k = b->q + width, *v = k + width;
     const float *d_out = b->d_out + b->from * width, *out = b->out + b->from * width;
     float *d_k = b->d_q + width, *d_v = d_k + width;
     /* Blocks come last first: the last spans all keys and overwrites d_k and d_v, the others add. */
-    float add = keys == b->length ? 0.0F : 1.0F;
+    bool add = keys < b->length;
 
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, columns, hw, 1.0F, q, stride, k, stride, 0.0F,
-                b->scores, columns);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, columns, hw, 1.0F, d_out, (blasint)width, v, stride,
-                0.0F, b->d_scores, columns);
-    for (size_t r = 0; r < b->rows; r++) {
+    /* q and k are rotated wholes of [length][3 width]; k starts at the sequence's first position. */
+    train_gemm(rows, keys, b->head_width, plain(q, stride), turned(k, stride), false, b->scores, keys,
+               b->scratch);
+    train_gemm(rows, keys, b->head_width, plain(d_out, width), turned(v, stride), false, b->d_scores, keys,
+               b->scratch);
+    for (size_t r = 0; r < rows; r++) {
         float weighted = dot(b->head_width, d_out + r * width, out + r * width); /* = sum of p * d_p */
         score_gradient(b->scores + r * keys, b->d_scores + r * keys, b->from + r + 1, keys, scale,
                        b->log_sums[b->from + r], weighted);
     }
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, columns, hw, rows, 1.0F, b->scores, columns, d_out,
-                (blasint)width, add, d_v, stride);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, hw, columns, 1.0F, b->d_scores, columns, k, stride,
-                0.0F, b->d_q + b->from * 3 * width, stride);
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, columns, hw, rows, 1.0F, b->d_scores, columns, q, stride,
-                add, d_k, stride);
+    train_gemm(keys, b->head_width, rows, turned(b->scores, keys), plain(d_out, width), add, d_v, stride,
+               b->scratch);
+    train_gemm(rows, b->head_width, keys, plain(b->d_scores, keys), plain(k, stride), false,
+               b->d_q + b->from * stride, stride, b->scratch);
+    train_gemm(keys, b->head_width, rows, turned(b->d_scores, keys), plain(q, stride), add, d_k, stride,
+               b->scratch);
 }
 
 void train_attention_back(size_t length, size_t width, size_t heads, const float qkv[], const float out[],
@@ -156,8 +165,9 @@ void train_attention_back(size_t length, size_t width, size_t heads, const float
         b.out = out + h * head_width;
         b.d_out = d_out + h * head_width;
         b.log_sums = log_sums + h * length;
-        b.scores = scratch;
-        b.d_scores = scratch + TRAIN_ATTENTION_BLOCK * length;
+        b.scratch = scratch;
+        b.scores = scratch + TRAIN_GEMM_SCRATCH;
+        b.d_scores = b.scores + TRAIN_ATTENTION_BLOCK * length;
         size_t last = (length - 1) / TRAIN_ATTENTION_BLOCK * TRAIN_ATTENTION_BLOCK;
         for (size_t from = last + TRAIN_ATTENTION_BLOCK; from > 0; from -= TRAIN_ATTENTION_BLOCK) {
             b.from = from - TRAIN_ATTENTION_BLOCK;

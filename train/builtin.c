@@ -1,7 +1,6 @@
 /* The built-in trainer: data parallel over sequences.  Each thread runs forward and back over its share with
  * single-threaded matrix products into a gradient arena of its own; then each sums one slice of the arenas in
  * thread order, and after a barrier, when the global norm is known, updates that slice. */
-#include <cblas.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -97,8 +96,9 @@ size_t trainer_bytes(const struct trainer_options *options)
     size_t arenas, passes, arena = layout.arena_floats * sizeof(float);
     size_t pass = train_pass_bytes(&layout, micro_of(options));
     size_t fixed = sizeof(struct builtin) + train_pool_bytes() + options->batch * sizeof(uint8_t *);
-    if (pass == SIZE_MAX || !size_product(arena, workers + 3, &arenas) || !size_product(pass, workers, &passes) ||
-        arenas > SIZE_MAX - passes || fixed > SIZE_MAX - passes - arenas)
+    if (pass == SIZE_MAX || !size_product(arena, workers + 3, &arenas) ||
+        !size_product(pass, workers, &passes) || arenas > SIZE_MAX - passes ||
+        fixed > SIZE_MAX - passes - arenas)
         return SIZE_MAX;
     return fixed + passes + arenas;
 }
@@ -112,7 +112,8 @@ static size_t share_start(size_t total, size_t index, size_t count)
 /* Slices meet on cache lines, so that no two threads write one. */
 static size_t slice_start(const struct builtin *b, size_t index)
 {
-    return share_start(b->layout.arena_floats / TRAIN_ALIGN_FLOATS, index, b->worker_count) * TRAIN_ALIGN_FLOATS;
+    return share_start(b->layout.arena_floats / TRAIN_ALIGN_FLOATS, index, b->worker_count) *
+           TRAIN_ALIGN_FLOATS;
 }
 
 static void run_share(struct builtin *b, size_t member)
@@ -120,13 +121,15 @@ static void run_share(struct builtin *b, size_t member)
     struct worker *worker = &b->workers[member];
     size_t from = share_start(b->options.batch, member, b->worker_count);
     size_t to = share_start(b->options.batch, member + 1, b->worker_count);
-    float scale = 1.0F / ((float)b->options.batch * (float)b->layout.model.context * (float)b->options.accumulate);
+    float scale =
+        1.0F / ((float)b->options.batch * (float)b->layout.model.context * (float)b->options.accumulate);
     worker->loss = 0;
     if (b->accumulated == 0)
         memset(worker->grads, 0, b->layout.arena_floats * sizeof(float));
     for (size_t at = from; at < to; at += b->micro) {
         size_t count = to - at < b->micro ? to - at : b->micro;
-        worker->loss += train_pass_both(worker->pass, b->params, count, b->windows + at, scale, worker->grads);
+        worker->loss +=
+            train_pass_both(worker->pass, b->params, count, b->windows + at, scale, worker->grads);
     }
 }
 
@@ -319,8 +322,6 @@ int trainer_create_builtin(const struct trainer_options *options, struct train_d
         builtin_destroy(b);
         return result;
     }
-    /* Our threads are the parallelism; OpenBLAS's own would fight them for the cores. */
-    openblas_set_num_threads(1);
     train_init(&b->layout, options->seed, b->params);
     train_data_validation(data, b->validation);
     *out = (struct trainer){.ops = &builtin_ops, .self = b, .layout = &b->layout};

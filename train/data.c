@@ -91,8 +91,8 @@ static int by_kind_then_hash(const void *a, const void *b)
     return id_compare(&x->hash, &y->hash);
 }
 
-/* Both kinds must exist: little text may hold no block, or none but blocks, whose hash is 0 modulo 20.  Then the
- * one smallest hash changes sides, which members with the same text still agree on. */
+/* Both kinds must exist: little text may hold no block, or none but blocks, whose hash is 0 modulo 20.  Then
+ * the one smallest hash changes sides, which members with the same text still agree on. */
 static void split(struct train_data *data)
 {
     qsort(data->blocks, data->block_count, sizeof *data->blocks, by_kind_then_hash);
@@ -115,11 +115,12 @@ static int build(struct train_data *data, const char *path, char *why, size_t wh
         return result;
     size_t usable = cut(data);
     if (usable < TRAIN_TEXT_MIN_BYTES || data->block_count < 2) {
-        (void)snprintf(why, why_size,
-                       "%.300s holds %zu bytes of usable text, at least %d are needed (%zu files of text, %zu passed "
-                       "over as not text, %zu unreadable): name a folder with more plain text",
-                       path, usable, TRAIN_TEXT_MIN_BYTES, texts->count, texts->info.files_binary,
-                       texts->info.files_unreadable);
+        (void)snprintf(
+            why, why_size,
+            "%.300s holds %zu bytes of usable text, at least %d are needed (%zu files of text, %zu passed "
+            "over as not text, %zu unreadable): name a folder with more plain text",
+            path, usable, TRAIN_TEXT_MIN_BYTES, texts->count, texts->info.files_binary,
+            texts->info.files_unreadable);
         return ERR_INVALID;
     }
     data->blocks = allocator_get(&data->allocator, data->block_count, sizeof *data->blocks);

@@ -101,9 +101,10 @@ static int keep_open_file(struct train_texts *texts, int file, const char *path,
         return 0;
     }
     if (size > texts->bytes_max - texts->bytes) {
-        (void)snprintf(why, why_size,
-                       "more than %zu bytes of text, reached at %.300s: name a smaller folder, or raise the limit",
-                       texts->bytes_max, path);
+        (void)snprintf(
+            why, why_size,
+            "more than %zu bytes of text, reached at %.300s: name a smaller folder, or raise the limit",
+            texts->bytes_max, path);
         return ERR_TOO_LARGE;
     }
     uint8_t *bytes = allocator_get(&texts->allocator, size, 1);
@@ -151,8 +152,8 @@ static int by_name(const FTSENT **a, const FTSENT **b)
 static int path_error(int error, const char *path, char *why, size_t why_size)
 {
     if (error == ENOENT || error == ENOTDIR) {
-        (void)snprintf(why, why_size, "%.300s does not exist: give the path of a text file or of a folder of them",
-                       path);
+        (void)snprintf(why, why_size,
+                       "%.300s does not exist: give the path of a text file or of a folder of them", path);
         return ERR_NOT_FOUND;
     }
     (void)snprintf(why, why_size, "%.300s cannot be read: %s%s", path, strerror(error),

@@ -1,16 +1,20 @@
 /* The fast path's kernels: one thread each, no allocation, float32 storage.  Private to train/ and its tests.
- * Each is tested against train/ref/.  Matrix products go to OpenBLAS, everything between them is here.
+ * Each is tested against train/ref/.  Matrix products are in train/gemm.h, everything
+ * between them is here.
  *
- * Reductions along a row are float32 in a fixed order for one processor; sums over rows of the loss are double. */
+ * Reductions along a row are float32 in a fixed order for one processor; sums over rows of the loss are
+ * double. */
 #ifndef DUNLIN_TRAIN_KERNELS_H
 #define DUNLIN_TRAIN_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-/* One body, three instruction sets, chosen by the loader from CPUID bits (never from the processor's model, which
- * virtual machines misreport).  Off under sanitizers and coverage: their run time is not up when the loader asks. */
+/* One body, three instruction sets, chosen by the loader from CPUID bits (never from the processor's model,
+ * which virtual machines misreport).  Off under sanitizers and coverage: their run time is not up when the
+ * loader asks. */
 #ifdef TRAIN_USE_CLONES
 #define TRAIN_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
@@ -19,13 +23,14 @@
 
 enum { TRAIN_ATTENTION_BLOCK = 64 }; /* query rows handled at once */
 
-/* e^x to about 2 units in the last place for -87 <= x <= 88, clamped outside; inline so that loops around it become
- * vector code, which calls of libm's expf would prevent.  Polynomial of Cephes expf (Moshier). */
+/* e^x to about 2 units in the last place for -87 <= x <= 88, clamped outside; inline so that loops around it
+ * become vector code, which calls of libm's expf would prevent.  Polynomial of Cephes expf (Moshier). */
 static inline __attribute__((always_inline)) float train_exp(float x)
 {
     x = x < -87.0F ? -87.0F : x;
     x = x > 88.0F ? 88.0F : x;
-    float shifted = x * 1.44269504F + 12582912.0F; /* 1.5 * 2^23: the sum's low bits are the rounded integer */
+    float shifted =
+        x * 1.44269504F + 12582912.0F; /* 1.5 * 2^23: the sum's low bits are the rounded integer */
     float whole = shifted - 12582912.0F;
     float r = x - whole * 0.693359375F;
     r = r + whole * 2.12194440e-4F;
@@ -44,20 +49,30 @@ static inline __attribute__((always_inline)) float train_exp(float x)
     return p * power;
 }
 
-/* out [rows][outputs] = (add ? out : 0) + in [rows][inputs] x transpose of weight [outputs][inputs]. */
-void train_linear(size_t rows, size_t inputs, size_t outputs, const float in[], const float weight[], float out[],
-                  int add);
+/* Each takes scratch [TRAIN_GEMM_SCRATCH] (train/gemm.h).
+ * out [rows][outputs] = (add ? out : 0) + in [rows][inputs] x transpose of weight [outputs][inputs]. */
+void train_linear(size_t rows, size_t inputs, size_t outputs, const float in[], const float weight[],
+                  float out[], bool add, float scratch[]);
 /* d_in [rows][inputs] = d_out x weight. */
 void train_linear_back_input(size_t rows, size_t inputs, size_t outputs, const float d_out[],
-                             const float weight[], float d_in[]);
+                             const float weight[], float d_in[], float scratch[]);
 /* d_weight [outputs][inputs] += transpose of d_out x in. */
-void train_linear_back_weight(size_t rows, size_t inputs, size_t outputs, const float in[], const float d_out[],
-                              float d_weight[]);
+void train_linear_back_weight(size_t rows, size_t inputs, size_t outputs, const float in[],
+                              const float d_out[], float d_weight[], float scratch[]);
+
+/* out [count][width]: the embeddings of positions first .. first + count of the window `tokens`; table as in
+ * train/model.h, [TRAIN_EMBED_SPAN][256][width].  Bytes before the window's start count as none. */
+void train_embed(size_t first, size_t count, size_t width, const uint8_t tokens[], const float table[],
+                 float out[]);
+/* d_table += the gradient by the table, for a whole window of count positions. */
+void train_embed_back(size_t count, size_t width, const uint8_t tokens[], const float d_out[],
+                      float d_table[]);
 
 /* LayerNorm of each row; stats [rows][2] receives mean and 1 / deviation for the way back. */
-void train_norm(size_t rows, size_t width, const float in[], const float gain[], const float bias[], float out[],
-                float stats[]);
-/* d_x [rows][width] += gradient by in (d_x is the residual stream's gradient, which the norm branches off). */
+void train_norm(size_t rows, size_t width, const float in[], const float gain[], const float bias[],
+                float out[], float stats[]);
+/* d_x [rows][width] += gradient by in (d_x is the residual stream's gradient, which the norm branches off).
+ */
 void train_norm_back(size_t rows, size_t width, const float in[], const float stats[], const float gain[],
                      const float d_out[], float d_x[], float d_gain[], float d_bias[]);
 
@@ -70,8 +85,8 @@ void train_add(size_t count, float scale, const float from[], float to[]);
 
 /* Rotary positions: cosines and sines [context][head_width / 2]. */
 void train_rotary_fill(size_t context, size_t head_width, float cosines[], float sines[]);
-/* Rotates queries and keys of qkv [length][3 width] in place, rows standing at positions first .. first + length;
- * sign 1 forward, -1 for gradients. */
+/* Rotates queries and keys of qkv [length][3 width] in place, rows standing at positions first .. first +
+ * length; sign 1 forward, -1 for gradients. */
 void train_rotate(size_t length, size_t width, size_t heads, size_t first, float sign, const float cosines[],
                   const float sines[], float qkv[]);
 
@@ -79,13 +94,13 @@ void train_rotate(size_t length, size_t width, size_t heads, size_t first, float
  * log_sums [heads][length] keeps each row's log of the softmax sum, all that the way back needs besides out;
  * scratch: train_attention_scratch(length) floats. */
 size_t train_attention_scratch(size_t length);
-void train_attention(size_t length, size_t width, size_t heads, const float qkv[], float out[], float log_sums[],
-                     float scratch[]);
+void train_attention(size_t length, size_t width, size_t heads, const float qkv[], float out[],
+                     float log_sums[], float scratch[]);
 void train_attention_back(size_t length, size_t width, size_t heads, const float qkv[], const float out[],
                           const float log_sums[], const float d_out[], float d_qkv[], float scratch[]);
 
-/* Sum over rows of -log softmax(logits)[target] in nats.  With scale > 0 logits are overwritten with their gradient
- * times scale; with scale 0 they stay. */
+/* Sum over rows of -log softmax(logits)[target] in nats.  With scale > 0 logits are overwritten with their
+ * gradient times scale; with scale 0 they stay. */
 double train_loss(size_t rows, float logits[], const uint8_t targets[], float scale);
 
 #endif

@@ -1,24 +1,23 @@
-#include <cblas.h>
-
+#include "train/gemm.h"
 #include "train/kernels.h"
 
-void train_linear(size_t rows, size_t inputs, size_t outputs, const float in[], const float weight[], float out[],
-                  int add)
+void train_linear(size_t rows, size_t inputs, size_t outputs, const float in[], const float weight[],
+                  float out[], bool add, float scratch[])
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)outputs, (blasint)inputs, 1.0F,
-                in, (blasint)inputs, weight, (blasint)inputs, add ? 1.0F : 0.0F, out, (blasint)outputs);
+    struct train_factor left = {in, inputs, false}, right = {weight, inputs, true};
+    train_gemm(rows, outputs, inputs, left, right, add, out, outputs, scratch);
 }
 
 void train_linear_back_input(size_t rows, size_t inputs, size_t outputs, const float d_out[],
-                             const float weight[], float d_in[])
+                             const float weight[], float d_in[], float scratch[])
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)rows, (blasint)inputs, (blasint)outputs, 1.0F,
-                d_out, (blasint)outputs, weight, (blasint)inputs, 0.0F, d_in, (blasint)inputs);
+    struct train_factor left = {d_out, outputs, false}, right = {weight, inputs, false};
+    train_gemm(rows, inputs, outputs, left, right, false, d_in, inputs, scratch);
 }
 
-void train_linear_back_weight(size_t rows, size_t inputs, size_t outputs, const float in[], const float d_out[],
-                              float d_weight[])
+void train_linear_back_weight(size_t rows, size_t inputs, size_t outputs, const float in[],
+                              const float d_out[], float d_weight[], float scratch[])
 {
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)outputs, (blasint)inputs, (blasint)rows, 1.0F,
-                d_out, (blasint)outputs, in, (blasint)inputs, 1.0F, d_weight, (blasint)inputs);
+    struct train_factor left = {d_out, outputs, true}, right = {in, inputs, false};
+    train_gemm(outputs, inputs, rows, left, right, true, d_weight, inputs, scratch);
 }

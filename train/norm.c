@@ -3,8 +3,8 @@
 #include "train/kernels.h"
 
 TRAIN_CLONES
-void train_norm(size_t rows, size_t width, const float in[], const float gain[], const float bias[], float out[],
-                float stats[])
+void train_norm(size_t rows, size_t width, const float in[], const float gain[], const float bias[],
+                float out[], float stats[])
 {
     const float share = 1.0F / (float)width;
     for (size_t r = 0; r < rows; r++) {

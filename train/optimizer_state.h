@@ -1,6 +1,6 @@
 /* Moments and step count as bytes for the disk.  Private to train/.
- * Layout, little-endian: "DNLNADM1", updates u64, layout hash 32 bytes, arena_floats u64, first moments f32[],
- * second moments f32[], BLAKE2b-256 of everything before. */
+ * Layout, little-endian: "DNLNADM1", updates u64, layout hash 32 bytes, arena_floats u64, first moments
+ * f32[], second moments f32[], BLAKE2b-256 of everything before. */
 #ifndef DUNLIN_TRAIN_OPTIMIZER_STATE_H
 #define DUNLIN_TRAIN_OPTIMIZER_STATE_H
 
@@ -11,8 +11,8 @@ size_t train_state_bytes(const struct train_layout *layout);
 /* Writes train_state_bytes(layout) bytes. */
 void train_state_write(const struct train_layout *layout, uint64_t updates, const float first[],
                        const float second[], uint8_t out[]);
-/* ERR_CORRUPT: checksum differs or moments are not finite.  ERR_MISMATCH: another model's.  On failure nothing is
- * written. */
+/* ERR_CORRUPT: checksum differs or moments are not finite.  ERR_MISMATCH: another model's.  On failure
+ * nothing is written. */
 MUST_USE int train_state_read(const struct train_layout *layout, struct bytes state, uint64_t *updates,
                               float first[], float second[]);
 

@@ -88,8 +88,8 @@ size_t train_pass_bytes(const struct train_layout *layout, size_t sequences_max)
     return count.overflow ? SIZE_MAX : sizeof pass + count.used * sizeof(float);
 }
 
-int train_pass_create(const struct train_layout *layout, size_t sequences_max, const struct allocator *allocator,
-                      struct train_pass **out)
+int train_pass_create(const struct train_layout *layout, size_t sequences_max,
+                      const struct allocator *allocator, struct train_pass **out)
 {
     size_t bytes = train_pass_bytes(layout, sequences_max);
     if (bytes == SIZE_MAX)
@@ -120,42 +120,47 @@ void train_pass_destroy(struct train_pass *pass)
     allocator_release(&allocator, pass);
 }
 
-static void embed(const struct train_pass *pass, const float params[], size_t count, const uint8_t *const windows[])
+static void embed(const struct train_pass *pass, const float params[], size_t count,
+                  const uint8_t *const windows[])
 {
     size_t context = pass->layout->model.context, d = pass->layout->model.width;
     const float *table = params + pass->layout->tensors[train_layout_embedding(pass->layout)].offset;
-    float *to = pass->layers[0].in;
     for (size_t s = 0; s < count; s++)
-        for (size_t t = 0; t < context; t++, to += d)
-            memcpy(to, table + windows[s][t] * d, d * sizeof *to);
+        train_embed(0, context, d, windows[s], table, pass->layers[0].in + s * context * d);
 }
 
-static void layer_forward(const struct train_pass *pass, size_t l, const float params[], size_t count, float out[])
+static void layer_forward(const struct train_pass *pass, size_t l, const float params[], size_t count,
+                          float out[])
 {
     const struct train_layout *layout = pass->layout;
     const struct kept *k = &pass->layers[l];
     size_t context = layout->model.context, d = layout->model.width, heads = layout->model.heads;
     size_t rows = count * context;
     const float *first = params + train_layout_at(layout, l, LAYER_NORM1_GAIN);
-    train_norm(rows, d, k->in, first, params + train_layout_at(layout, l, LAYER_NORM1_BIAS), k->norm1, k->stats1);
-    train_linear(rows, d, 3 * d, k->norm1, params + train_layout_at(layout, l, LAYER_QKV), k->qkv, 0);
+    train_norm(rows, d, k->in, first, params + train_layout_at(layout, l, LAYER_NORM1_BIAS), k->norm1,
+               k->stats1);
+    train_linear(rows, d, 3 * d, k->norm1, params + train_layout_at(layout, l, LAYER_QKV), k->qkv, false,
+                 pass->scratch);
     for (size_t s = 0; s < count; s++) {
         float *qkv = k->qkv + s * context * 3 * d;
         train_rotate(context, d, heads, 0, 1.0F, pass->cosines, pass->sines, qkv);
-        train_attention(context, d, heads, qkv, k->attended + s * context * d, k->log_sums + s * heads * context,
-                        pass->scratch);
+        train_attention(context, d, heads, qkv, k->attended + s * context * d,
+                        k->log_sums + s * heads * context, pass->scratch);
     }
     memcpy(k->middle, k->in, rows * d * sizeof *out);
-    train_linear(rows, d, d, k->attended, params + train_layout_at(layout, l, LAYER_OUT), k->middle, 1);
+    train_linear(rows, d, d, k->attended, params + train_layout_at(layout, l, LAYER_OUT), k->middle, true,
+                 pass->scratch);
 
     const float *second = params + train_layout_at(layout, l, LAYER_NORM2_GAIN);
     train_norm(rows, d, k->middle, second, params + train_layout_at(layout, l, LAYER_NORM2_BIAS), k->norm2,
                k->stats2);
     size_t wide = TRAIN_MLP_FACTOR * d;
-    train_linear(rows, d, wide, k->norm2, params + train_layout_at(layout, l, LAYER_UP), k->slope, 0);
+    train_linear(rows, d, wide, k->norm2, params + train_layout_at(layout, l, LAYER_UP), k->slope, false,
+                 pass->scratch);
     train_gelu(rows * wide, k->slope, k->active);
     memcpy(out, k->middle, rows * d * sizeof *out);
-    train_linear(rows, wide, d, k->active, params + train_layout_at(layout, l, LAYER_DOWN), out, 1);
+    train_linear(rows, wide, d, k->active, params + train_layout_at(layout, l, LAYER_DOWN), out, true,
+                 pass->scratch);
 }
 
 /* pass->d_x holds the gradient by the layer's output on entry, by its input on return. */
@@ -167,35 +172,36 @@ static void layer_backward(const struct train_pass *pass, size_t l, const float 
     size_t context = layout->model.context, d = layout->model.width, heads = layout->model.heads;
     size_t rows = count * context, wide = TRAIN_MLP_FACTOR * d;
     size_t at = train_layout_at(layout, l, LAYER_DOWN);
-    train_linear_back_weight(rows, wide, d, k->active, pass->d_x, grads + at);
-    train_linear_back_input(rows, wide, d, pass->d_x, params + at, pass->d_wide);
+    train_linear_back_weight(rows, wide, d, k->active, pass->d_x, grads + at, pass->scratch);
+    train_linear_back_input(rows, wide, d, pass->d_x, params + at, pass->d_wide, pass->scratch);
     train_scale(rows * wide, k->slope, pass->d_wide);
     at = train_layout_at(layout, l, LAYER_UP);
-    train_linear_back_weight(rows, d, wide, k->norm2, pass->d_wide, grads + at);
-    train_linear_back_input(rows, d, wide, pass->d_wide, params + at, pass->d_a);
+    train_linear_back_weight(rows, d, wide, k->norm2, pass->d_wide, grads + at, pass->scratch);
+    train_linear_back_input(rows, d, wide, pass->d_wide, params + at, pass->d_a, pass->scratch);
     at = train_layout_at(layout, l, LAYER_NORM2_GAIN);
     train_norm_back(rows, d, k->middle, k->stats2, params + at, pass->d_a, pass->d_x, grads + at,
                     grads + train_layout_at(layout, l, LAYER_NORM2_BIAS));
 
     at = train_layout_at(layout, l, LAYER_OUT);
-    train_linear_back_weight(rows, d, d, k->attended, pass->d_x, grads + at);
-    train_linear_back_input(rows, d, d, pass->d_x, params + at, pass->d_a);
+    train_linear_back_weight(rows, d, d, k->attended, pass->d_x, grads + at, pass->scratch);
+    train_linear_back_input(rows, d, d, pass->d_x, params + at, pass->d_a, pass->scratch);
     for (size_t s = 0; s < count; s++) {
         float *d_qkv = pass->d_wide + s * context * 3 * d;
         train_attention_back(context, d, heads, k->qkv + s * context * 3 * d, k->attended + s * context * d,
-                             k->log_sums + s * heads * context, pass->d_a + s * context * d, d_qkv, pass->scratch);
+                             k->log_sums + s * heads * context, pass->d_a + s * context * d, d_qkv,
+                             pass->scratch);
         train_rotate(context, d, heads, 0, -1.0F, pass->cosines, pass->sines, d_qkv);
     }
     at = train_layout_at(layout, l, LAYER_QKV);
-    train_linear_back_weight(rows, d, 3 * d, k->norm1, pass->d_wide, grads + at);
-    train_linear_back_input(rows, d, 3 * d, pass->d_wide, params + at, pass->d_a);
+    train_linear_back_weight(rows, d, 3 * d, k->norm1, pass->d_wide, grads + at, pass->scratch);
+    train_linear_back_input(rows, d, 3 * d, pass->d_wide, params + at, pass->d_a, pass->scratch);
     at = train_layout_at(layout, l, LAYER_NORM1_GAIN);
     train_norm_back(rows, d, k->in, k->stats1, params + at, pass->d_a, pass->d_x, grads + at,
                     grads + train_layout_at(layout, l, LAYER_NORM1_BIAS));
 }
 
-double train_pass_both(struct train_pass *pass, const float params[], size_t count, const uint8_t *const windows[],
-                       float scale, float grads[])
+double train_pass_both(struct train_pass *pass, const float params[], size_t count,
+                       const uint8_t *const windows[], float scale, float grads[])
 {
     ASSERT(count >= 1 && count <= pass->sequences_max);
     const struct train_layout *layout = pass->layout;
@@ -209,15 +215,16 @@ double train_pass_both(struct train_pass *pass, const float params[], size_t cou
     for (size_t l = 0; l < layers; l++)
         layer_forward(pass, l, params, count, l + 1 < layers ? pass->layers[l + 1].in : pass->last);
     train_norm(rows, d, pass->last, params + gain, params + bias, pass->normed, pass->stats);
-    train_linear(rows, d, TRAIN_VOCABULARY, pass->normed, params + head, pass->logits, 0);
+    train_linear(rows, d, TRAIN_VOCABULARY, pass->normed, params + head, pass->logits, false, pass->scratch);
     double loss = 0;
     for (size_t s = 0; s < count; s++)
         loss += train_loss(context, pass->logits + s * context * TRAIN_VOCABULARY, windows[s] + 1, scale);
     if (grads == NULL)
         return loss;
 
-    train_linear_back_weight(rows, d, TRAIN_VOCABULARY, pass->normed, pass->logits, grads + head);
-    train_linear_back_input(rows, d, TRAIN_VOCABULARY, pass->logits, params + head, pass->d_a);
+    train_linear_back_weight(rows, d, TRAIN_VOCABULARY, pass->normed, pass->logits, grads + head,
+                             pass->scratch);
+    train_linear_back_input(rows, d, TRAIN_VOCABULARY, pass->logits, params + head, pass->d_a, pass->scratch);
     memset(pass->d_x, 0, rows * d * sizeof(float));
     train_norm_back(rows, d, pass->last, pass->stats, params + gain, pass->d_a, pass->d_x, grads + gain,
                     grads + bias);
@@ -225,8 +232,7 @@ double train_pass_both(struct train_pass *pass, const float params[], size_t cou
         layer_backward(pass, l, params, count, grads);
     float *d_table = grads + layout->tensors[train_layout_embedding(layout)].offset;
     for (size_t s = 0; s < count; s++)
-        for (size_t t = 0; t < context; t++)
-            train_add(d, 1.0F, pass->d_x + (s * context + t) * d, d_table + windows[s][t] * d);
+        train_embed_back(context, d, windows[s], pass->d_x + s * context * d, d_table);
     return loss;
 }
 

@@ -17,8 +17,8 @@ MUST_USE int train_pass_create(const struct train_layout *layout, size_t sequenc
 /* NULL is allowed. */
 void train_pass_destroy(struct train_pass *pass);
 
-/* Runs count (1 .. sequences_max) windows of context + 1 bytes forward, each byte predicting the next, and returns
- * the sum of the losses in nats over count * context predictions. */
+/* Runs count (1 .. sequences_max) windows of context + 1 bytes forward, each byte predicting the next, and
+ * returns the sum of the losses in nats over count * context predictions. */
 double train_pass_forward(struct train_pass *pass, const float params[], size_t count,
                           const uint8_t *const windows[]);
 /* Forward and back: adds to grads [arena_floats] the gradient of scale * (sum of losses). */

@@ -2,8 +2,8 @@
 
 #include "train/kernels.h"
 
-/* GELU(x) = x s with s = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3), since (1 + tanh u) / 2 = sigmoid(2u).
- * GELU'(x) = s + x s (1 - s) 2 u'. */
+/* GELU(x) = x s with s = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3), since (1 + tanh u) / 2 =
+ * sigmoid(2u). GELU'(x) = s + x s (1 - s) 2 u'. */
 TRAIN_CLONES
 void train_gelu(size_t count, float *restrict up, float *restrict active)
 {
@@ -11,7 +11,8 @@ void train_gelu(size_t count, float *restrict up, float *restrict active)
     for (size_t i = 0; i < count; i++) {
         float x = up[i];
         float square = x * x;
-        float twice = x * (1.5957691216F + 0.0713548163F * square); /* 2u; constants 2 sqrt(2/pi) (1, 0.044715) */
+        float twice =
+            x * (1.5957691216F + 0.0713548163F * square); /* 2u; constants 2 sqrt(2/pi) (1, 0.044715) */
         float s = 1.0F / (1.0F + train_exp(-twice));
         active[i] = x * s;
         up[i] = s + x * s * (1.0F - s) * (1.5957691216F + 0.2140644488F * square);

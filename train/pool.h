@@ -1,5 +1,5 @@
-/* A fixed set of threads that run one function together and wait for each other.  The caller is member 0, so a pool
- * of one thread starts none.  Idle threads sleep: a node shares its cores with the network thread. */
+/* A fixed set of threads that run one function together and wait for each other.  The caller is member 0, so
+ * a pool of one thread starts none.  Idle threads sleep: a node shares its cores with the network thread. */
 #ifndef DUNLIN_TRAIN_POOL_H
 #define DUNLIN_TRAIN_POOL_H
 
@@ -18,9 +18,10 @@ typedef void train_pool_job(struct train_pool *pool, size_t member, void *user);
 /* Bytes train_pool_create takes from the allocator. */
 size_t train_pool_bytes(void);
 /* Starts thread_count - 1 threads (1 <= thread_count <= TRAIN_THREADS_MAX, asserted); copies the allocator.
- * *out is owned by the caller (free with train_pool_destroy).  ERR_NO_MEMORY: no memory, or the system refused a
- * thread; nothing is left behind: try fewer. */
-MUST_USE int train_pool_create(size_t thread_count, const struct allocator *allocator, struct train_pool **out);
+ * *out is owned by the caller (free with train_pool_destroy).  ERR_NO_MEMORY: no memory, or the system
+ * refused a thread; nothing is left behind: try fewer. */
+MUST_USE int train_pool_create(size_t thread_count, const struct allocator *allocator,
+                               struct train_pool **out);
 /* Ends the threads.  NULL is allowed. */
 void train_pool_destroy(struct train_pool *pool);
 size_t train_pool_threads(const struct train_pool *pool);

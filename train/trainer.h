@@ -1,11 +1,12 @@
 /* What trains: an interface that the node drives from ONE trainer thread, and the built-in implementation.
  *
  *   trainer_options_default -> trainer_options_check -> trainer_bytes (print or refuse) -> train_data_open
- *     -> trainer_create_builtin -> { trainer_step ... trainer_apply ... trainer_snapshot ... trainer_evaluate }
+ *     -> trainer_create_builtin -> { trainer_step ... trainer_apply ... trainer_snapshot ... trainer_evaluate
+ * }
  *     -> trainer_destroy -> train_data_close
  *
- * No call may overlap another on the same trainer.  Every return from trainer_step is a step boundary: weights may
- * be read, replaced or shifted there.  The trainer knows nothing of rounds, peers or time. */
+ * No call may overlap another on the same trainer.  Every return from trainer_step is a step boundary:
+ * weights may be read, replaced or shifted there.  The trainer knows nothing of rounds, peers or time. */
 #ifndef DUNLIN_TRAIN_TRAINER_H
 #define DUNLIN_TRAIN_TRAINER_H
 
@@ -39,8 +40,8 @@ struct trainer_report {
     bool updated;         /* weights changed (always, with accumulate 1) */
 };
 
-/* Implemented by the built-in trainer, and by whatever is attached in its place.  The functions below document each
- * entry; `self` is the implementation's. */
+/* Implemented by the built-in trainer, and by whatever is attached in its place.  The functions below
+ * document each entry; `self` is the implementation's. */
 struct trainer_ops {
     int (*step)(void *self, float rate, struct trainer_report *out);
     float *(*params)(void *self);
@@ -59,7 +60,8 @@ struct trainer {
     const struct train_layout *layout; /* valid until destroy */
 };
 
-/* The default model, batch and optimizer: tuned together to learn English text in minutes on part of a core. */
+/* The default model, batch and optimizer: tuned together to learn English text in minutes on part of a core.
+ */
 struct trainer_options trainer_options_default(void);
 /* ERR_INVALID: `why` (why_size bytes) names the setting and what is allowed. */
 MUST_USE int trainer_options_check(const struct trainer_options *options, char *why, size_t why_size);
@@ -67,36 +69,39 @@ MUST_USE int trainer_options_check(const struct trainer_options *options, char *
  * activations.  SIZE_MAX when that overflows.  Requires checked options (asserted). */
 size_t trainer_bytes(const struct trainer_options *options);
 
-/* Builds the built-in trainer and its initial weights.  Borrows data until destroyed (its context must equal the
- * model's, asserted; train_data_draw is called from here only); copies options and allocator.  All memory is taken
- * here, none later.  ERR_NO_MEMORY: nothing was kept. */
+/* Builds the built-in trainer and its initial weights.  Borrows data until destroyed (its context must equal
+ * the model's, asserted; train_data_draw is called from here only); copies options and allocator.  All memory
+ * is taken here, none later.  ERR_NO_MEMORY: nothing was kept. */
 MUST_USE int trainer_create_builtin(const struct trainer_options *options, struct train_data *data,
                                     const struct allocator *allocator, struct trainer *out);
 void trainer_destroy(struct trainer *trainer);
 
-/* One batch forward and back, and, each `accumulate` calls, one AdamW update at this learning rate (see train_lr).
- * ERR_NOT_FINITE: loss or gradient is NaN or infinite; weights and moments are as before and this update's gradients
- * are dropped.  Once may be chance; if it goes on, fetch a peer's state or lower the rate. */
+/* One batch forward and back, and, each `accumulate` calls, one AdamW update at this learning rate (see
+ * train_lr). ERR_NOT_FINITE: loss or gradient is NaN or infinite; weights and moments are as before and this
+ * update's gradients are dropped.  Once may be chance; if it goes on, fetch a peer's state or lower the rate.
+ */
 MUST_USE int trainer_step(struct trainer *trainer, float rate, struct trainer_report *out);
 /* The live arena, layout->arena_floats floats: borrowed until destroyed, changed by the calls that say so. */
 float *trainer_params(struct trainer *trainer);
 /* Copies the arena to out [arena_floats]. */
 void trainer_snapshot(struct trainer *trainer, float out[]);
-/* Replaces the weights; padding is kept zero.  ERR_NOT_FINITE: a value is NaN or infinite, nothing changed. */
+/* Replaces the weights; padding is kept zero.  ERR_NOT_FINITE: a value is NaN or infinite, nothing changed.
+ */
 MUST_USE int trainer_set_params(struct trainer *trainer, const float params[]);
-/* params += scale * difference [arena_floats]: a merge result.  ERR_NOT_FINITE: a sum is NaN or infinite, nothing
- * changed: drop the merge. */
+/* params += scale * difference [arena_floats]: a merge result.  ERR_NOT_FINITE: a sum is NaN or infinite,
+ * nothing changed: drop the merge. */
 MUST_USE int trainer_apply(struct trainer *trainer, const float difference[], float scale);
-/* Mean loss of any parameters [arena_floats] (NULL: the live ones) on the fixed validation windows, nats per byte.
- * The same bits for the same parameters, processor and library, whatever the thread count.  Changes nothing. */
+/* Mean loss of any parameters [arena_floats] (NULL: the live ones) on the fixed validation windows, nats per
+ * byte. The same bits for the same parameters, processor and library, whatever the thread count.  Changes
+ * nothing. */
 MUST_USE int trainer_evaluate(struct trainer *trainer, const float params[], double *loss);
 /* Optimizer state as bytes for the disk: moments and step count, with a checksum; not the weights. */
 size_t trainer_state_bytes(const struct trainer *trainer);
 /* Returns bytes written.  ERR_TOO_LARGE: out_cap < trainer_state_bytes.  ERR_STATE: between two updates of
  * an accumulated batch. */
 MUST_USE int trainer_state_export(struct trainer *trainer, uint8_t *out, size_t out_cap);
-/* ERR_CORRUPT: checksum differs.  ERR_MISMATCH: made for another model.  Either way nothing changed: go on with fresh
- * moments (trainer_reset_moments).  Data draws continue with windows not drawn before. */
+/* ERR_CORRUPT: checksum differs.  ERR_MISMATCH: made for another model.  Either way nothing changed: go on
+ * with fresh moments (trainer_reset_moments).  Data draws continue with windows not drawn before. */
 MUST_USE int trainer_state_import(struct trainer *trainer, struct bytes state);
 /* Forgets moments and step count, as a joiner does after taking a peer's weights. */
 void trainer_reset_moments(struct trainer *trainer);

@@ -60,7 +60,8 @@ void ref_attention(size_t length, size_t width, size_t heads, const double qkv[]
     }
 }
 
-/* One query position of one head: q, keys and values lie 3 * width apart per position, as do their gradients. */
+/* One query position of one head: q, keys and values lie 3 * width apart per position, as do their gradients.
+ */
 static void position_back(size_t t, size_t width, size_t head_width, const double *q, const double *d_out,
                           double *d_q)
 {

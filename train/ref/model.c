@@ -85,7 +85,8 @@ static void layer_backward(struct passing *p, size_t l)
 {
     struct kept *k = &p->layers[l];
     size_t n = p->rows, d = p->width, heads = p->layout->model.heads;
-    ref_linear_back(n, 4 * d, d, k->active, weight(p, l, LAYER_DOWN), p->d_x, p->d_wide, grad(p, l, LAYER_DOWN));
+    ref_linear_back(n, 4 * d, d, k->active, weight(p, l, LAYER_DOWN), p->d_x, p->d_wide,
+                    grad(p, l, LAYER_DOWN));
     ref_gelu_back(n * 4 * d, k->up, p->d_wide, p->d_wider);
     ref_linear_back(n, d, 4 * d, k->norm2, weight(p, l, LAYER_UP), p->d_wider, p->d_a, grad(p, l, LAYER_UP));
     ref_norm_back(n, d, k->middle, weight(p, l, LAYER_NORM2_GAIN), p->d_a, p->d_wide,
@@ -97,8 +98,8 @@ static void layer_backward(struct passing *p, size_t l)
     ref_attention_back(n, d, heads, k->qkv, p->d_a, p->d_wide);
     ref_rotate(n, d, heads, -1, p->d_wide);
     ref_linear_back(n, d, 3 * d, k->norm1, weight(p, l, LAYER_QKV), p->d_wide, p->d_a, grad(p, l, LAYER_QKV));
-    ref_norm_back(n, d, k->in, weight(p, l, LAYER_NORM1_GAIN), p->d_a, p->d_wide, grad(p, l, LAYER_NORM1_GAIN),
-                  grad(p, l, LAYER_NORM1_BIAS));
+    ref_norm_back(n, d, k->in, weight(p, l, LAYER_NORM1_GAIN), p->d_a, p->d_wide,
+                  grad(p, l, LAYER_NORM1_GAIN), grad(p, l, LAYER_NORM1_BIAS));
     for (size_t i = 0; i < n * d; i++)
         p->d_x[i] += p->d_wide[i];
 }

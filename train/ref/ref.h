@@ -1,17 +1,19 @@
-/* The reference: every layer of the model in plain scalar double precision, forward beside backward, written to be
- * read and to judge the fast path by.  Nothing here is called in production.
+/* The reference: every layer of the model in plain scalar double precision, forward beside backward, written
+ * to be read and to judge the fast path by.  Nothing here is called in production.
  *
- * Conventions: row-major arrays; `rows` counts positions; a backward function takes the gradient of the loss by
- * the layer's output (d_out) and adds to gradients of parameters, but overwrites the gradient of its input unless
- * it says otherwise. */
+ * Conventions: row-major arrays; `rows` counts positions; a backward function takes the gradient of the loss
+ * by the layer's output (d_out) and adds to gradients of parameters, but overwrites the gradient of its input
+ * unless it says otherwise. */
 #ifndef DUNLIN_TRAIN_REF_H
 #define DUNLIN_TRAIN_REF_H
 
 #include "train/model.h"
 
-/* out [rows][width] = table [256][width] at each token. */
+/* out [rows][width] = sum of table [TRAIN_EMBED_SPAN][256][width] at (back, the token so many positions
+ * back), as far as there are any. */
 void ref_embed(size_t rows, size_t width, const uint8_t tokens[], const double table[], double out[]);
-void ref_embed_back(size_t rows, size_t width, const uint8_t tokens[], const double d_out[], double d_table[]);
+void ref_embed_back(size_t rows, size_t width, const uint8_t tokens[], const double d_out[],
+                    double d_table[]);
 
 /* LayerNorm over each row: out = (in - mean) / sqrt(variance + 1e-5) * gain + bias. */
 void ref_norm(size_t rows, size_t width, const double in[], const double gain[], const double bias[],

@@ -1,0 +1,39 @@
+/* Handlers of the control socket's methods; methods.c lists them, docs/protocol/control.md says what each
+ * answers. */
+#ifndef DUNLIN_NODE_METHODS_INTERNAL_H
+#define DUNLIN_NODE_METHODS_INTERNAL_H
+
+#include "node/internal.h"
+
+/* Every handler: user is the node. */
+void method_status(void *user, struct control_call *call, const struct pack_reader *params);
+void method_peers(void *user, struct control_call *call, const struct pack_reader *params);
+void method_peer(void *user, struct control_call *call, const struct pack_reader *params);
+void method_ping(void *user, struct control_call *call, const struct pack_reader *params);
+void method_dht_table(void *user, struct control_call *call, const struct pack_reader *params);
+void method_dht_find(void *user, struct control_call *call, const struct pack_reader *params);
+void method_dht_providers(void *user, struct control_call *call, const struct pack_reader *params);
+void method_dht_provide(void *user, struct control_call *call, const struct pack_reader *params);
+void method_run_create(void *user, struct control_call *call, const struct pack_reader *params);
+void method_run_join(void *user, struct control_call *call, const struct pack_reader *params);
+void method_run_leave(void *user, struct control_call *call, const struct pack_reader *params);
+void method_run_pause(void *user, struct control_call *call, const struct pack_reader *params);
+void method_run_resume(void *user, struct control_call *call, const struct pack_reader *params);
+void method_run_list(void *user, struct control_call *call, const struct pack_reader *params);
+void method_run_show(void *user, struct control_call *call, const struct pack_reader *params);
+void method_state_ls(void *user, struct control_call *call, const struct pack_reader *params);
+void method_state_get(void *user, struct control_call *call, const struct pack_reader *params);
+void method_sample(void *user, struct control_call *call, const struct pack_reader *params);
+void method_checkpoint_ls(void *user, struct control_call *call, const struct pack_reader *params);
+void method_checkpoint_save(void *user, struct control_call *call, const struct pack_reader *params);
+void method_checkpoint_export(void *user, struct control_call *call, const struct pack_reader *params);
+void method_limit(void *user, struct control_call *call, const struct pack_reader *params);
+void method_stop(void *user, struct control_call *call, const struct pack_reader *params);
+
+/* The run that params name by id, unique prefix of it, or name; answers the call with an error and returns
+ * NULL when there is none.  Without a "run" parameter it is the only run. */
+struct run *method_run(struct node *node, struct control_call *call, const struct pack_reader *params);
+/* Resolves an id or unique prefix among peers, contacts and run members.  False: the call was answered. */
+bool method_id(struct node *node, struct control_call *call, const char *text, struct id *out);
+
+#endif

@@ -1,0 +1,572 @@
+/* Methods about runs: life cycle, replicated state, samples and checkpoints. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/hash.h"
+#include "gossip/codec.h"
+#include "node/methods_internal.h"
+#include "node/run_internal.h"
+#include "train/safetensors.h"
+#include "train/sample.h"
+#include "train/trainer.h"
+
+enum { PROMPT_SIZE = 4096, SAMPLE_MAX = 65536, FILES_MAX = 16, DECODED_SIZE = 512 };
+
+struct run *method_run(struct node *node, struct control_call *call, const struct pack_reader *params)
+{
+    char text[RUN_NAME_SIZE] = "";
+    struct run *found = NULL;
+    size_t count = 0;
+    bool named = control_text(params, "run", text, sizeof text);
+    for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
+        char id[ID_TEXT_SIZE];
+        struct run *run = &node->runs[i];
+        if (!run->used || run->leaving)
+            continue;
+        id_format(&run->id, id);
+        if (named && strcmp(text, id) != 0 && strcmp(text, run->name) != 0 &&
+            (strlen(text) < 4 || strncmp(id, text, strlen(text)) != 0))
+            continue;
+        found = run;
+        count++;
+    }
+    if (count == 1)
+        return found;
+    control_fail(call, count == 0 ? ERR_NOT_FOUND : ERR_INVALID,
+                 count == 0 ? (named ? "'%s': this node is in no such run; dunlin run list shows its runs"
+                                     : "this node is in no run%s; dunlin run create or join")
+                            : "%s: several runs match, give more of the id",
+                 text);
+    return NULL;
+}
+
+static void answer_run(struct control_call *call, struct run *run)
+{
+    struct reply *r = control_answer(call);
+    run_reply(run, r);
+    control_finish(call, false);
+}
+
+static bool u32_param(const struct pack_reader *params, const char *key, uint32_t *out)
+{
+    uint64_t value;
+    if (!control_uint(params, key, &value))
+        return false;
+    *out = value > UINT32_MAX ? UINT32_MAX : (uint32_t)value; /* refused by run_config_check */
+    return true;
+}
+
+static void default_config(struct run_config *config)
+{
+    struct trainer_options options = trainer_options_default();
+    run_config_default(config);
+    config->width = options.model.width;
+    config->layers = options.model.layers;
+    config->heads = options.model.heads;
+    config->context = options.model.context;
+    config->batch = options.batch;
+    config->lr = (double)options.adamw.rate;
+}
+
+static int read_config(struct node *node, const struct pack_reader *params, struct run_config *config,
+                       const char **why)
+{
+    char codec[16];
+    uint64_t seed;
+    enum gossip_codec parsed;
+    default_config(config);
+    (void)u32_param(params, "width", &config->width);
+    (void)u32_param(params, "layers", &config->layers);
+    (void)u32_param(params, "heads", &config->heads);
+    (void)u32_param(params, "context", &config->context);
+    (void)u32_param(params, "batch", &config->batch);
+    (void)u32_param(params, "round_ms", &config->round_ms);
+    (void)u32_param(params, "rounds", &config->rounds);
+    (void)control_float(params, "lr", &config->lr);
+    (void)control_float(params, "alpha", &config->alpha);
+    if (control_float(params, "beta", &config->beta))
+        config->gamma = config->beta; /* only theta is exchanged, which needs them equal */
+    (void)control_float(params, "gamma", &config->gamma);
+    if (control_text(params, "codec", codec, sizeof codec)) {
+        if (gossip_codec_parse(codec, &parsed) < 0) {
+            *why = "codec must be fp32, bf16 or int8";
+            return ERR_INVALID;
+        }
+        config->codec = parsed;
+    }
+    if (control_uint(params, "seed", &seed)) {
+        uint8_t raw[8];
+        struct id hash;
+        struct bytes part = bytes_of(raw, sizeof raw);
+        store_le64(raw, seed);
+        hash_parts("dunlin run seed 1", &part, 1, &hash);
+        memcpy(config->seed, hash.bytes, RUN_SEED_BYTES);
+    } else {
+        rng_fill(&node->rng, config->seed, RUN_SEED_BYTES);
+    }
+    if (fabs(config->gamma - config->beta) > 1e-9) {
+        *why = "gamma must equal beta: members exchange theta only";
+        return ERR_UNSUPPORTED;
+    }
+    return run_config_check(config, why);
+}
+
+void method_run_create(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct node *node = user;
+    struct run_config config;
+    struct run *run;
+    char data[NODE_PATH_SIZE];
+    char name[RUN_NAME_SIZE] = "run";
+    char why[NODE_ERROR_SIZE] = "";
+    const char *reason = "";
+    bool isolated = false;
+    bool train = true;
+    if (!control_text(params, "data", data, sizeof data)) {
+        control_fail(call, ERR_INVALID, "run.create: a data path (file or directory of text) is needed");
+        return;
+    }
+    (void)control_text(params, "name", name, sizeof name);
+    (void)control_bool(params, "isolated", &isolated);
+    (void)control_bool(params, "train", &train);
+    int result = read_config(node, params, &config, &reason);
+    if (result < 0) {
+        control_fail(call, result, "%s", reason);
+        return;
+    }
+    result = run_create(node, name, &config, data, isolated, &run, why);
+    if (result < 0) {
+        control_fail(call, result, "%s", why[0] != '\0' ? why : err_text(result));
+        return;
+    }
+    if (!train)
+        run_pause(run, true);
+    answer_run(call, run);
+}
+
+void method_run_join(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct node *node = user;
+    struct run *run;
+    struct id id;
+    char text[ID_TEXT_SIZE];
+    char data[NODE_PATH_SIZE];
+    char why[NODE_ERROR_SIZE] = "";
+    bool isolated = false;
+    if (!control_text(params, "run", text, sizeof text) || id_parse(text, &id) < 0) {
+        control_fail(call, ERR_INVALID, "run.join: the run's whole id (52 characters) is needed");
+        return;
+    }
+    if (!control_text(params, "data", data, sizeof data)) {
+        control_fail(call, ERR_INVALID, "run.join: a data path (file or directory of text) is needed");
+        return;
+    }
+    (void)control_bool(params, "isolated", &isolated);
+    int result = run_join(node, &id, data, isolated, &run, why);
+    if (result < 0)
+        control_fail(call, result, "%s", why[0] != '\0' ? why : err_text(result));
+    else
+        answer_run(call, run);
+}
+
+void method_run_leave(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct run *run = method_run(user, call, params);
+    if (run == NULL)
+        return;
+    run_leave(run);
+    answer_run(call, run);
+}
+
+static void pause_run(struct node *node, struct control_call *call, const struct pack_reader *params,
+                      bool paused)
+{
+    struct run *run = method_run(node, call, params);
+    if (run == NULL)
+        return;
+    run_pause(run, paused);
+    answer_run(call, run);
+}
+
+void method_run_pause(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    pause_run(user, call, params, true);
+}
+
+void method_run_resume(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    pause_run(user, call, params, false);
+}
+
+void method_run_list(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct node *node = user;
+    struct reply *r = control_answer(call);
+    (void)params;
+    reply_array(r, "runs");
+    for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
+        if (!node->runs[i].used)
+            continue;
+        reply_map(r, NULL);
+        run_reply(&node->runs[i], r);
+        reply_end(r);
+    }
+    reply_end(r);
+    control_finish(call, false);
+}
+
+void method_run_show(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    static const char *const kinds[] = {"genesis", "config", "close", "admit", "revoke"};
+    struct run *run = method_run(user, call, params);
+    if (run == NULL)
+        return;
+    struct reply *r = control_answer(call);
+    run_reply(run, r);
+    run_reply_config(run, r);
+    reply_array(r, "chain");
+    for (size_t i = 0; i < run->chain.count; i++) {
+        struct crdt_entry entry;
+        struct bytes encoded = crdt_chain_entry(&run->chain, i);
+        if (crdt_entry_decode(encoded, &entry) < 0)
+            continue;
+        reply_map(r, NULL);
+        reply_uint(r, "index", entry.index);
+        reply_str(r, "kind", (size_t)entry.kind < 5 ? kinds[entry.kind] : "unknown");
+        reply_id(r, "hash", &run->chain.links[i].hash);
+        reply_end(r);
+    }
+    reply_end(r);
+    run_reply_members(run, r);
+    control_finish(call, false);
+}
+
+static void reply_record(struct reply *r, const struct crdt_view *view)
+{
+    reply_id(r, "run", &view->record.key.run);
+    reply_id(r, "author", &view->record.key.author);
+    reply_uint(r, "slot", view->record.key.slot);
+    reply_uint(r, "seq", view->record.seq);
+    reply_uint(r, "issued_ms", view->record.issued_ms);
+    reply_uint(r, "expires_ms", view->record.expires_ms);
+    reply_uint(r, "bytes", view->encoded.len);
+    reply_uint(r, "schema", view->record.schema);
+}
+
+void method_state_ls(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct node *node = user;
+    struct run *run = method_run(node, call, params);
+    struct crdt_view view;
+    struct id digest;
+    uint32_t cursor = 0;
+    size_t count;
+    if (run == NULL)
+        return;
+    struct reply *r = control_answer(call);
+    reply_array(r, "records");
+    while (crdt_replica_next(node->replica, &run->id, CRDT_SLOT_ANY, &cursor, &view)) {
+        reply_map(r, NULL);
+        reply_record(r, &view);
+        reply_end(r);
+    }
+    reply_end(r);
+    if (crdt_replica_digest(node->replica, &run->id, &digest, &count) == ERR_OK)
+        reply_id(r, "digest", &digest);
+    else
+        reply_nil(r, "digest");
+    control_finish(call, false);
+}
+
+static void decode_value(const struct crdt_view *view, char out[DECODED_SIZE])
+{
+    struct gossip_member member;
+    struct gossip_progress progress;
+    if (view->record.key.slot == CRDT_SLOT_MEMBER &&
+        gossip_member_decode(view->record.value, &member) == ERR_OK)
+        (void)snprintf(out, DECODED_SIZE, "member since round %" PRIu64 ", %zu addresses",
+                       member.joined_round, member.addr_count);
+    else if (view->record.key.slot == CRDT_SLOT_PROGRESS &&
+             gossip_progress_decode(view->record.value, &progress) == ERR_OK)
+        (void)snprintf(out, DECODED_SIZE,
+                       "round %" PRIu64 ", %" PRIu64 " tokens, training loss %.4f, validation "
+                       "loss %.4f, %" PRIu64 " merges, %" PRIu64 " skipped",
+                       progress.round, progress.tokens, progress.train_loss, progress.val_loss,
+                       progress.merges, progress.skipped);
+    else
+        (void)snprintf(out, DECODED_SIZE, "unknown slot");
+}
+
+void method_state_get(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct node *node = user;
+    struct run *run = method_run(node, call, params);
+    struct crdt_key key;
+    struct crdt_view view;
+    char author[ID_TEXT_SIZE];
+    char decoded[DECODED_SIZE];
+    char hex[2 * CRDT_VALUE_MAX + 1];
+    uint64_t slot;
+    if (run == NULL)
+        return;
+    if (!control_text(params, "author", author, sizeof author) || !control_uint(params, "slot", &slot) ||
+        slot > UINT16_MAX) {
+        control_fail(call, ERR_INVALID, "state.get: author (an id) and slot (0 to 65535) are needed");
+        return;
+    }
+    if (!method_id(node, call, author, &key.author))
+        return;
+    key.run = run->id;
+    key.slot = (uint16_t)slot;
+    if (!crdt_replica_get(node->replica, &key, &view)) {
+        control_fail(call, ERR_NOT_FOUND, "this author has no record in slot %u", (unsigned)slot);
+        return;
+    }
+    for (size_t i = 0; i < view.record.value.len; i++)
+        (void)snprintf(hex + 2 * i, 3, "%02x", view.record.value.data[i]);
+    hex[2 * view.record.value.len] = '\0';
+    decode_value(&view, decoded);
+    struct reply *r = control_answer(call);
+    reply_record(r, &view);
+    reply_str(r, "value", hex);
+    reply_str(r, "decoded", decoded);
+    control_finish(call, false);
+}
+
+/* What happens to a snapshot that a call asked for: a sample is drawn from it, or it is written to a file. */
+struct weights_job {
+    struct worker_job job;
+    struct node *node;
+    struct control_ref call;
+    struct train_layout layout;
+    float *params;
+    bool exports;
+    uint64_t round;
+    struct train_sample_config sample;
+    uint8_t prompt[PROMPT_SIZE];
+    uint8_t *text;
+    char path[NODE_PATH_SIZE];
+    size_t bytes;
+    struct id digest;
+    int result;
+};
+
+static void free_weights(struct weights_job *job)
+{
+    free(job->params);
+    free(job->text);
+    free(job);
+}
+
+static void export_weights(struct weights_job *job)
+{
+    struct store_io io = store_io_system();
+    job->bytes = train_safetensors_bytes(&job->layout);
+    uint8_t *image = malloc(job->bytes);
+    job->result =
+        image == NULL ? ERR_NO_MEMORY : train_safetensors_write(&job->layout, job->params, image, job->bytes);
+    if (job->result == ERR_OK) {
+        hash_content(bytes_of(image, job->bytes), &job->digest);
+        job->result = store_file_write(&io, job->path, bytes_of(image, job->bytes), 0644, true);
+    }
+    free(image);
+}
+
+static void use_weights(struct worker_job *base)
+{
+    struct weights_job *job = (struct weights_job *)(void *)base;
+    struct allocator heap = allocator_system();
+    if (job->exports)
+        export_weights(job);
+    else
+        job->result = train_sample(&job->layout, job->params, &job->sample, &heap, job->text);
+}
+
+/* Bytes that are not UTF-8 would make the answer undecodable for JSON: the client gets them replaced. */
+static void reply_sample(struct reply *r, const struct weights_job *job)
+{
+    char *text = malloc(job->sample.count + 1);
+    size_t len = 0;
+    for (size_t i = 0; text != NULL && i < job->sample.count; i++) {
+        uint8_t byte = job->text[i];
+        bool shown = byte == '\n' || byte == '\t' || (byte >= 0x20 && byte < 0x7f);
+        text[len++] = shown ? (char)byte : '?';
+    }
+    if (text != NULL)
+        text[len] = '\0';
+    reply_str(r, "text", text == NULL ? "" : text);
+    free(text);
+}
+
+static void weights_used(void *user, struct worker_job *base)
+{
+    struct weights_job *job = (struct weights_job *)(void *)base;
+    struct node *node = user;
+    struct control_call *call = node->control == NULL ? NULL : control_resolve(node->control, job->call);
+    if (call != NULL && job->result < 0) {
+        control_fail(call, job->result, "%s%s%s", job->exports ? job->path : "sample", ": ",
+                     err_text(job->result));
+    } else if (call != NULL) {
+        struct reply *r = control_answer(call);
+        if (job->exports) {
+            reply_str(r, "path", job->path);
+            reply_uint(r, "bytes", job->bytes);
+            reply_uint(r, "round", job->round);
+            reply_id(r, "digest", &job->digest);
+        } else {
+            reply_sample(r, job);
+        }
+        control_finish(call, false);
+    }
+    free_weights(job);
+}
+
+void methods_snapshot(struct node *node, uint64_t tag, float *array)
+{
+    struct weights_job *job =
+        (struct weights_job *)(uintptr_t)tag; /* a pointer is far above the small tags */
+    ASSERT(job->params == array);
+    if (worker_submit(&node->disk_worker, &job->job) < 0) {
+        struct control_call *call = control_resolve(node->control, job->call);
+        if (call != NULL)
+            control_fail(call, ERR_BUSY, "the disk worker is busy: try again");
+        free_weights(job);
+    }
+}
+
+static struct weights_job *new_weights_job(struct run *run, struct control_call *call)
+{
+    if (run->trainer == NULL || run->stage < RUN_SYNCING || run->stage == RUN_FAILED) {
+        control_fail(call, ERR_STATE, "run %s has no weights yet: it is %s", run->name, run_stage_name(run));
+        return NULL;
+    }
+    struct weights_job *job = calloc(1, sizeof *job);
+    if (job != NULL) {
+        job->params = malloc(run->layout.arena_floats * sizeof(float));
+        job->text = malloc(SAMPLE_MAX);
+    }
+    if (job == NULL || job->params == NULL || job->text == NULL) {
+        control_fail(call, ERR_NO_MEMORY, "not enough memory for a copy of the weights");
+        if (job != NULL)
+            free_weights(job);
+        return NULL;
+    }
+    job->job.run = use_weights;
+    job->job.done = weights_used;
+    job->node = run->node;
+    job->call = control_ref_of(call);
+    job->layout = run->layout;
+    job->round = run->round;
+    return job;
+}
+
+static void ask_weights(struct run *run, struct control_call *call, struct weights_job *job)
+{
+    if (train_thread_snapshot(run->trainer, (uint64_t)(uintptr_t)job, job->params) < 0) {
+        control_fail(call, ERR_BUSY, "the trainer is busy: try again");
+        free_weights(job);
+    }
+}
+
+void method_sample(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct run *run = method_run(user, call, params);
+    char prompt[PROMPT_SIZE] = "";
+    uint64_t length = 256;
+    uint64_t top_k = 40;
+    double temperature = 0.8;
+    if (run == NULL)
+        return;
+    (void)control_text(params, "prompt", prompt, sizeof prompt);
+    (void)control_uint(params, "length", &length);
+    (void)control_uint(params, "top_k", &top_k);
+    (void)control_float(params, "temperature", &temperature);
+    if (length < 1 || length > SAMPLE_MAX || top_k > 256 || !(temperature >= 0 && temperature <= 100)) {
+        control_fail(call, ERR_INVALID, "sample: length 1 to %d, top_k 0 to 256, temperature 0 to 100",
+                     SAMPLE_MAX);
+        return;
+    }
+    struct weights_job *job = new_weights_job(run, call);
+    if (job == NULL)
+        return;
+    memcpy(job->prompt, prompt, sizeof prompt);
+    job->sample = train_sample_config_default();
+    job->sample.prompt = bytes_of(job->prompt, strlen(prompt));
+    job->sample.count = (size_t)length;
+    job->sample.temperature = (float)temperature;
+    job->sample.top_k = (unsigned)top_k;
+    job->sample.seed = rng_u64(&run->node->rng);
+    (void)control_uint(params, "seed", &job->sample.seed);
+    ask_weights(run, call, job);
+}
+
+void method_checkpoint_export(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct run *run = method_run(user, call, params);
+    char path[NODE_PATH_SIZE];
+    if (run == NULL)
+        return;
+    if (!control_text(params, "path", path, sizeof path) || path[0] != '/') {
+        control_fail(call, ERR_INVALID, "checkpoint.export: an absolute path is needed");
+        return;
+    }
+    struct weights_job *job = new_weights_job(run, call);
+    if (job == NULL)
+        return;
+    job->exports = true;
+    (void)snprintf(job->path, sizeof job->path, "%s", path);
+    ask_weights(run, call, job);
+}
+
+void method_checkpoint_save(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct run *run = method_run(user, call, params);
+    if (run == NULL)
+        return;
+    if (run->stage < RUN_TRAINING || run->stage == RUN_FAILED) {
+        control_fail(call, ERR_STATE, "run %s has nothing to save yet: it is %s", run->name,
+                     run_stage_name(run));
+        return;
+    }
+    run_save(run);
+    (void)control_answer(call);
+    control_finish(call, false);
+}
+
+void method_checkpoint_ls(void *user, struct control_call *call, const struct pack_reader *params)
+{
+    struct node *node = user;
+    struct run *run = method_run(node, call, params);
+    uint64_t generations[FILES_MAX];
+    if (run == NULL)
+        return;
+    int count = checkpoint_list(node->config.dir, &run->id, generations, FILES_MAX);
+    if (count < 0) {
+        control_fail(call, count, "%s/runs: %s", node->config.dir, err_text(count));
+        return;
+    }
+    struct reply *r = control_answer(call);
+    reply_array(r, "checkpoints");
+    for (int i = 0; i < count; i++) {
+        struct checkpoint_reader reader;
+        struct stat info;
+        char path[STORE_PATH_MAX];
+        if (checkpoint_path(node->config.dir, &run->id, generations[i], path, sizeof path) < 0)
+            continue;
+        bool intact = checkpoint_open_file(&reader, path, NULL) == ERR_OK;
+        reply_map(r, NULL);
+        reply_str(r, "path", path);
+        reply_uint(r, "round", intact ? reader.info.round : 0);
+        reply_uint(r, "bytes", stat(path, &info) == 0 ? (uint64_t)info.st_size : 0);
+        reply_bool(r, "intact", intact);
+        reply_end(r);
+        if (intact)
+            checkpoint_close(&reader);
+    }
+    reply_end(r);
+    control_finish(call, false);
+}

@@ -1,0 +1,55 @@
+/* What the files of a run share: run.c (joining, leaving, settings), run_round.c (rounds), run_state.c
+ * (weights from disk and peers, checkpoints), run_view.c (registers in and out, answers for people). */
+#ifndef DUNLIN_NODE_RUN_INTERNAL_H
+#define DUNLIN_NODE_RUN_INTERNAL_H
+
+#include "node/internal.h"
+
+/* Tags of trainer commands: what their answer is for. */
+enum run_tag { TAG_ROUND = 1, TAG_START, TAG_FETCHED, TAG_SAVE, TAG_EVALUATE, TAG_FINAL, TAG_CALL };
+
+/* Who shares the run: what the registers say.  Every answer is about other members, except where self is
+ * named. */
+struct run_swarm {
+    size_t members;     /* live, self included */
+    uint64_t round_max; /* furthest progress of any */
+    struct id donor;    /* the member furthest ahead */
+    bool has_donor;
+};
+
+/* run.c */
+void run_fail(struct run *run, const char *format, ...) PRINTF_LIKE(2, 3);
+void run_set_running(struct run *run);
+void run_release(struct run *run);
+
+/* run_round.c */
+void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round);
+void run_round_tick(struct run *run, uint64_t now_ns);
+void run_snapshot_ready(struct run *run);
+void run_applied(struct run *run);
+void run_finish(struct run *run);
+
+/* run_state.c */
+/* Reads the newest checkpoint on the disk worker, then goes on to SYNCING. */
+void run_load_checkpoint(struct run *run);
+void run_begin_fetch(struct run *run, uint64_t now_ns);
+void run_fetched(struct run *run, uint64_t now_ns, const struct gossip_event *event);
+void run_fetch_failed(struct run *run, uint64_t now_ns, const struct gossip_event *event);
+void run_weights_loaded(struct run *run, uint64_t tag, const char *error);
+void run_exported(struct run *run, uint8_t *bytes, size_t len);
+void run_publish_state(struct run *run);
+void run_state_tick(struct run *run, uint64_t now_ns);
+
+/* run_view.c */
+void run_swarm_now(struct run *run, struct run_swarm *out);
+void run_view_now(struct run *run, uint64_t round, struct gossip_view *view);
+void run_put_member(struct run *run, uint64_t now_ns);
+void run_put_progress(struct run *run);
+uint64_t run_tokens(const struct run *run);
+uint64_t run_steps(const struct run *run);
+void run_view_tick(struct run *run, uint64_t now_ns);
+/* Parts of run.show. */
+void run_reply_members(struct run *run, struct reply *r);
+void run_reply_config(struct run *run, struct reply *r);
+
+#endif

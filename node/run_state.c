@@ -1,0 +1,479 @@
+/* Weights from elsewhere and to the disk: checkpoints, states fetched from peers, states served to joiners.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "gossip/codec.h"
+#include "node/run_internal.h"
+
+enum { META_BYTES = 512, SAVE_INTERVAL_S = 10, SAVE_SHARE = 20, FETCH_RETRY_S = 3, STATE_ROUNDS = 2 };
+
+/* One checkpoint, read or written. */
+struct disk_job {
+    struct worker_job job;
+    struct run *run;
+    struct checkpoint_info info;
+    char dir[NODE_PATH_SIZE];
+    float *phi, *delta; /* copies of ours when saving; ours when loading */
+    uint8_t *optimizer;
+    size_t optimizer_len;
+    uint8_t meta[META_BYTES];
+    size_t meta_len;
+    uint64_t took_ns;
+    struct store_why why;
+    int result;
+};
+
+/* What a checkpoint remembers beside the weights: {1: tokens, 2: merges, 3: skipped, 4: joined round, 5:
+ * history, 6: validation loss at the start}. */
+static size_t encode_meta(const struct run *run, uint8_t out[META_BYTES])
+{
+    struct pack_writer w = pack_writer_of(out, META_BYTES);
+    const struct gossip_counters *counters = gossip_counters(run->gossip);
+    uint64_t solo = 0;
+    for (size_t reason = GOSSIP_SOLO_DEADLINE; reason < GOSSIP_SOLO_COUNT; reason++)
+        solo += counters->solo[reason];
+    pack_map(&w, 6);
+    pack_key_uint(&w, 1, run_tokens(run));
+    pack_key_uint(&w, 2, run->merges_before + counters->merges - counters->refused);
+    pack_key_uint(&w, 3, run->skipped_before + solo + counters->refused);
+    pack_key_uint(&w, 4, run->joined_round);
+    pack_uint(&w, 5);
+    pack_array(&w, run->history.count);
+    for (uint32_t i = 0; i < run->history.count; i++)
+        pack_float(&w, run->history.distance[i]);
+    pack_key_float(&w, 6, run->val_loss_start);
+    return pack_writer_len(&w);
+}
+
+static void decode_meta(struct run *run, struct bytes in)
+{
+    struct pack_token tokens[64];
+    struct pack_reader r = pack_parse(in, tokens, 64);
+    uint32_t seen = 0;
+    for (size_t left = pack_read_map(&r, 16); left > 0; left--) {
+        switch (pack_read_key(&r, &seen)) {
+        case 1:
+            run->tokens_before = pack_read_uint(&r, UINT64_MAX);
+            break;
+        case 2:
+            run->merges_before = pack_read_uint(&r, UINT64_MAX);
+            break;
+        case 3:
+            run->skipped_before = pack_read_uint(&r, UINT64_MAX);
+            break;
+        case 4:
+            run->joined_round = pack_read_uint(&r, UINT64_MAX);
+            break;
+        case 5:
+            for (size_t count = pack_read_array(&r, GOSSIP_HISTORY); count > 0; count--) {
+                double distance = pack_read_float(&r);
+                if (!r.failed && distance >= 0 && distance < 1e300)
+                    gossip_history_push(&run->history, distance);
+            }
+            break;
+        case 6:
+            run->val_loss_start = pack_read_float(&r);
+            break;
+        default:
+            pack_skip(&r);
+            break;
+        }
+    }
+}
+
+static void free_disk_job(struct disk_job *job, bool copies)
+{
+    if (copies) {
+        free(job->phi);
+        free(job->delta);
+    }
+    free(job->optimizer);
+    free(job);
+}
+
+static void read_checkpoint(struct worker_job *base)
+{
+    struct disk_job *job = (struct disk_job *)(void *)base;
+    struct checkpoint_reader reader;
+    size_t bytes = (size_t)job->info.param_count * sizeof(float);
+    job->result = checkpoint_open(&reader, job->dir, &job->info.run, true, &job->why);
+    if (job->result < 0)
+        return;
+    uint64_t optimizer_len = reader.info.section_len[CHECKPOINT_OPTIMIZER];
+    job->meta_len = (size_t)reader.info.section_len[CHECKPOINT_META];
+    if (reader.info.param_count != job->info.param_count || job->meta_len > META_BYTES ||
+        optimizer_len > 64 * (uint64_t)bytes)
+        job->result = ERR_MISMATCH;
+    job->optimizer = job->result < 0 ? NULL : malloc((size_t)optimizer_len + 1);
+    job->optimizer_len = (size_t)optimizer_len;
+    if (job->result == ERR_OK && job->optimizer == NULL)
+        job->result = ERR_NO_MEMORY;
+    if (job->result == ERR_OK)
+        job->result = checkpoint_read(&reader, CHECKPOINT_PHI, 0, job->phi, bytes);
+    if (job->result == ERR_OK && reader.info.section_len[CHECKPOINT_DELTA] == bytes)
+        job->result = checkpoint_read(&reader, CHECKPOINT_DELTA, 0, job->delta, bytes);
+    if (job->result == ERR_OK)
+        job->result = checkpoint_read(&reader, CHECKPOINT_OPTIMIZER, 0, job->optimizer, job->optimizer_len);
+    if (job->result == ERR_OK)
+        job->result = checkpoint_read(&reader, CHECKPOINT_META, 0, job->meta, job->meta_len);
+    job->info = reader.info;
+    checkpoint_close(&reader);
+}
+
+static void checkpoint_was_read(void *user, struct worker_job *base)
+{
+    struct disk_job *job = (struct disk_job *)(void *)base;
+    struct run *run = job->run;
+    struct node *node = user;
+    run->job_busy = false;
+    if (job->why.text[0] != '\0' && job->result != ERR_NOT_FOUND)
+        node_info(node, TRACE_LEVEL_WARN, "run %s: %s", run->name, job->why.text);
+    if (run->stage == RUN_LOADING && job->result == ERR_OK) {
+        run->round = job->info.round;
+        run->steps_before = job->info.step;
+        decode_meta(run, bytes_of(job->meta, job->meta_len));
+        if (train_thread_load(run->trainer, TAG_START, run->phi, job->optimizer, job->optimizer_len) < 0)
+            run_fail(run, "the trainer does not answer");
+        else
+            job->optimizer = NULL; /* lent to the trainer, freed with its answer */
+        node_info(node, TRACE_LEVEL_INFO, "run %s: checkpoint of round %llu loaded", run->name,
+                  (unsigned long long)run->round);
+    } else if (run->stage == RUN_LOADING && job->result == ERR_NOT_FOUND) {
+        if (train_thread_snapshot(run->trainer, TAG_START, run->phi) < 0)
+            run_fail(run, "the trainer does not answer");
+    } else if (run->stage == RUN_LOADING) {
+        run_fail(run,
+                 "checkpoint in %s/runs cannot be used (%s): move it away to start from a peer's weights",
+                 node->config.dir, err_text(job->result));
+    }
+    free_disk_job(job, false);
+    node_pump(node, node_now_ns());
+}
+
+static struct disk_job *new_disk_job(struct run *run, void (*work)(struct worker_job *),
+                                     void (*done)(void *, struct worker_job *))
+{
+    struct disk_job *job = calloc(1, sizeof *job);
+    if (job == NULL)
+        return NULL;
+    job->job.run = work;
+    job->job.done = done;
+    job->run = run;
+    job->info.run = run->id;
+    job->info.param_count = run->layout.arena_floats;
+    job->info.tensor_count = (uint32_t)run->layout.tensor_count;
+    (void)snprintf(job->dir, sizeof job->dir, "%s", run->node->config.dir);
+    return job;
+}
+
+void run_load_checkpoint(struct run *run)
+{
+    struct disk_job *job = new_disk_job(run, read_checkpoint, checkpoint_was_read);
+    if (job == NULL) {
+        run_fail(run, "out of memory");
+        return;
+    }
+    job->phi = run->phi;
+    job->delta = run->delta;
+    run->job_busy = true;
+    if (worker_submit(&run->node->disk_worker, &job->job) < 0) {
+        run->job_busy = false;
+        free(job);
+        run_fail(run, "the disk worker does not answer");
+    }
+}
+
+static void copy_weights(struct worker_job *base)
+{
+    struct disk_job *job = (struct disk_job *)(void *)base;
+    size_t bytes = (size_t)job->info.param_count * sizeof(float);
+    memcpy(job->phi, job->run->phi, bytes);
+    memcpy(job->delta, job->run->delta, bytes);
+}
+
+static void write_checkpoint(struct worker_job *base)
+{
+    struct disk_job *job = (struct disk_job *)(void *)base;
+    struct checkpoint_writer writer;
+    struct store_io io = store_io_system();
+    size_t bytes = (size_t)job->info.param_count * sizeof(float);
+    uint64_t began_ns = node_now_ns();
+    const struct {
+        const void *data;
+        size_t len;
+    } sections[CHECKPOINT_SECTIONS] = {{job->phi, bytes},
+                                       {job->delta, bytes},
+                                       {job->optimizer, job->optimizer_len},
+                                       {job->meta, job->meta_len}};
+    for (size_t i = 0; i < CHECKPOINT_SECTIONS; i++)
+        job->info.section_len[i] = sections[i].len;
+    job->result = checkpoint_begin(&writer, &io, job->dir, &job->info);
+    if (job->result < 0)
+        return;
+    for (size_t i = 0; i < CHECKPOINT_SECTIONS && job->result == ERR_OK; i++)
+        job->result =
+            sections[i].len == 0 ? ERR_OK : checkpoint_write(&writer, sections[i].data, sections[i].len);
+    if (job->result == ERR_OK)
+        job->result = checkpoint_commit(&writer);
+    else
+        checkpoint_abort(&writer);
+    job->took_ns = node_now_ns() - began_ns;
+}
+
+static void checkpoint_was_written(void *user, struct worker_job *base)
+{
+    struct disk_job *job = (struct disk_job *)(void *)base;
+    struct run *run = job->run;
+    struct node *node = user;
+    uint64_t now_ns = node_now_ns();
+    run->saving = false;
+    if (job->result < 0) {
+        node_info(node, TRACE_LEVEL_ERROR,
+                  "run %s: checkpoint of round %llu in %s/runs not written: %s; the one "
+                  "before is intact",
+                  run->name, (unsigned long long)job->info.round, job->dir, err_text(job->result));
+    } else {
+        run->saved_round = job->info.round;
+        run->save_took_ns = job->took_ns;
+    }
+    uint64_t pause_ns = SAVE_SHARE * job->took_ns;
+    run->save_next_ns =
+        now_ns + (pause_ns > SAVE_INTERVAL_S * NODE_SECOND_NS ? pause_ns : SAVE_INTERVAL_S * NODE_SECOND_NS);
+    free_disk_job(job, true);
+    if (run->save_again) {
+        run->save_again = false;
+        run_save(run);
+    }
+    node_pump(node, now_ns);
+}
+
+static void weights_were_copied(void *user, struct worker_job *base)
+{
+    struct disk_job *job = (struct disk_job *)(void *)base;
+    struct node *node = user;
+    job->job.run = write_checkpoint;
+    job->job.done = checkpoint_was_written;
+    if (worker_submit(&node->disk_worker, &job->job) < 0) {
+        job->run->saving = false;
+        free_disk_job(job, true);
+    }
+}
+
+void run_exported(struct run *run, uint8_t *bytes, size_t len)
+{
+    struct disk_job *job = new_disk_job(run, copy_weights, weights_were_copied);
+    size_t size = run->layout.arena_floats * sizeof(float);
+    if (job == NULL) {
+        free(bytes);
+        run->saving = false;
+        return;
+    }
+    job->optimizer = bytes;
+    job->optimizer_len = bytes == NULL ? 0 : len;
+    job->phi = malloc(size);
+    job->delta = malloc(size);
+    job->info.round = run->round;
+    job->info.step = run_steps(run);
+    job->meta_len = encode_meta(run, job->meta);
+    if (job->phi == NULL || job->delta == NULL || worker_submit(&run->node->merge_worker, &job->job) < 0) {
+        node_info(run->node, TRACE_LEVEL_ERROR, "run %s: no memory for a checkpoint", run->name);
+        run->saving = false;
+        free_disk_job(job, true);
+    }
+}
+
+void run_save(struct run *run)
+{
+    if (run->stage < RUN_TRAINING || run->stage == RUN_FAILED)
+        return;
+    if (run->saving) {
+        run->save_again = true;
+        return;
+    }
+    run->saving = train_thread_export(run->trainer, TAG_SAVE) == ERR_OK;
+}
+
+void run_begin_fetch(struct run *run, uint64_t now_ns)
+{
+    struct run_swarm swarm;
+    run_swarm_now(run, &swarm);
+    run->stage = RUN_FETCHING;
+    run_set_running(run);
+    run->stage_deadline_ns = UINT64_MAX; /* STATE or FETCH_FAILED ends it */
+    if (!swarm.has_donor) {              /* nobody is left: our weights are the best there are */
+        run_enter_training(run, now_ns, run->round);
+        return;
+    }
+    (void)peers_want(run->node, &swarm.donor, NULL, 0, 60 * NODE_SECOND_NS);
+    if (gossip_fetch(run->gossip, now_ns, &swarm.donor, run->fetch_buffer,
+                     run->shape.encoded_bytes[GOSSIP_CODEC_FP32]) < 0)
+        run->stage_deadline_ns = now_ns + FETCH_RETRY_S * NODE_SECOND_NS;
+}
+
+void run_fetch_failed(struct run *run, uint64_t now_ns, const struct gossip_event *event)
+{
+    if (run->stage != RUN_FETCHING)
+        return;
+    node_info(run->node, TRACE_LEVEL_INFO, "run %s: a peer's weights could not be fetched (%s), trying again",
+              run->name, err_text(event->err));
+    run->fetch_tries++;
+    run->stage_deadline_ns = now_ns + FETCH_RETRY_S * NODE_SECOND_NS;
+}
+
+/* A fetched or published state on the merge worker. */
+struct state_job {
+    struct worker_job job;
+    struct run *run;
+    uint64_t round;
+    struct bytes blob;
+    size_t slot;
+    struct id digest;
+    int result;
+};
+
+static void take_state(struct worker_job *base)
+{
+    struct state_job *job = (struct state_job *)(void *)base;
+    struct run *run = job->run;
+    job->result =
+        gossip_decode(GOSSIP_CODEC_FP32, run->tensors, run->layout.tensor_count, job->blob, run->theta);
+    if (job->result < 0)
+        return;
+    memcpy(run->phi, run->theta, run->layout.arena_floats * sizeof(float));
+    memset(run->delta, 0, run->layout.arena_floats * sizeof(float));
+    memset(&run->history, 0, sizeof run->history);
+}
+
+static void state_was_taken(void *user, struct worker_job *base)
+{
+    struct state_job *job = (struct state_job *)(void *)base;
+    struct run *run = job->run;
+    uint64_t now_ns = node_now_ns();
+    run->job_busy = false;
+    if (run->stage == RUN_FETCHING && job->result < 0) {
+        run->stage_deadline_ns = now_ns + FETCH_RETRY_S * NODE_SECOND_NS;
+    } else if (run->stage == RUN_FETCHING) {
+        run->round = job->round;
+        if (run->joined_round != 0 || run_steps(run) == 0)
+            run->joined_round = job->round;
+        if (train_thread_load(run->trainer, TAG_FETCHED, run->theta, NULL, 0) < 0)
+            run_fail(run, "the trainer does not answer");
+        state_store_run(run->node, run);
+    }
+    free(job);
+    node_pump(user, now_ns);
+}
+
+static struct state_job *new_state_job(struct run *run, void (*work)(struct worker_job *),
+                                       void (*done)(void *, struct worker_job *))
+{
+    struct state_job *job = calloc(1, sizeof *job);
+    if (job == NULL)
+        return NULL;
+    job->job.run = work;
+    job->job.done = done;
+    job->run = run;
+    return job;
+}
+
+void run_fetched(struct run *run, uint64_t now_ns, const struct gossip_event *event)
+{
+    struct state_job *job = new_state_job(run, take_state, state_was_taken);
+    trace_emit(&run->node->trace, TRACE_STATE_FETCHED, now_ns, &event->peer, (int64_t)event->round,
+               (int64_t)event->blob.len, 0);
+    if (job == NULL || run->stage != RUN_FETCHING) {
+        free(job);
+        return;
+    }
+    job->round = event->round;
+    job->blob = event->blob;
+    run->job_busy = true;
+    if (worker_submit(&run->node->merge_worker, &job->job) < 0) {
+        run->job_busy = false;
+        free(job);
+        run->stage_deadline_ns = now_ns + FETCH_RETRY_S * NODE_SECOND_NS;
+    }
+}
+
+static void encode_state(struct worker_job *base)
+{
+    struct state_job *job = (struct state_job *)(void *)base;
+    struct run *run = job->run;
+    uint8_t *out = run->states[job->slot].bytes;
+    size_t len = run->shape.encoded_bytes[GOSSIP_CODEC_FP32];
+    job->result =
+        gossip_encode(GOSSIP_CODEC_FP32, run->tensors, run->layout.tensor_count, run->phi, out, len);
+    hash_content(bytes_of(out, len), &job->digest);
+}
+
+static void state_was_encoded(void *user, struct worker_job *base)
+{
+    struct state_job *job = (struct state_job *)(void *)base;
+    struct run *run = job->run;
+    uint64_t now_ns = node_now_ns();
+    run->states[job->slot].lent = false;
+    if (job->result == ERR_OK && run->gossip != NULL && !run->leaving) {
+        struct bytes blob =
+            bytes_of(run->states[job->slot].bytes, run->shape.encoded_bytes[GOSSIP_CODEC_FP32]);
+        if (gossip_set_state(run->gossip, now_ns, job->round, blob, &job->digest, RUN_BLOBS + job->slot) ==
+            ERR_OK) {
+            run->states[job->slot].lent = true;
+            run->state_digest = job->digest;
+        }
+    }
+    run->publishing = false;
+    free(job);
+    node_pump(user, now_ns);
+}
+
+void run_publish_state(struct run *run)
+{
+    size_t slot = run->states[0].lent ? 1 : 0;
+    if (run->isolated || run->publishing || run->states[slot].lent ||
+        (run->published_round != 0 && run->round < run->published_round + STATE_ROUNDS))
+        return;
+    struct state_job *job = new_state_job(run, encode_state, state_was_encoded);
+    if (job == NULL)
+        return;
+    job->slot = slot;
+    job->round = run->round;
+    run->states[slot].lent = true;
+    run->publishing = true;
+    run->published_round = run->round;
+    if (worker_submit(&run->node->merge_worker, &job->job) < 0) {
+        run->states[slot].lent = false;
+        run->publishing = false;
+        free(job);
+    }
+}
+
+void run_weights_loaded(struct run *run, uint64_t tag, const char *error)
+{
+    uint64_t now_ns = node_now_ns();
+    if (error[0] != '\0') {
+        run_fail(run, "%s", error);
+        return;
+    }
+    if (tag == TAG_FETCHED && run->stage == RUN_FETCHING) {
+        run_enter_training(run, now_ns, run->round);
+        run_publish_state(run);
+        return;
+    }
+    if (tag != TAG_START || run->stage != RUN_LOADING)
+        return;
+    run->stage = RUN_SYNCING;
+    if (!run->evaluating)
+        run->evaluating = train_thread_evaluate(run->trainer, TAG_EVALUATE) == ERR_OK;
+}
+
+void run_state_tick(struct run *run, uint64_t now_ns)
+{
+    if (run->stage == RUN_FETCHING && now_ns >= run->stage_deadline_ns)
+        run_begin_fetch(run, now_ns);
+    if (run->stage == RUN_TRAINING && !run->saving && now_ns >= run->save_next_ns &&
+        run->round > run->saved_round)
+        run_save(run);
+}

@@ -1,0 +1,295 @@
+/* Registers in and out: who the other members are, what we tell them, what people are told. */
+#include <math.h>
+#include <string.h>
+
+#include "gossip/codec.h"
+#include "node/run_internal.h"
+
+enum { MEMBER_LIFE_S = 300, MEMBER_REFRESH_S = 30, PROGRESS_LIFE_S = 900 };
+
+uint64_t run_tokens(const struct run *run)
+{
+    uint64_t tokens = run->tokens_before;
+    if (run->trainer != NULL)
+        tokens += atomic_load(&train_thread_meter(run->trainer)->tokens);
+    return tokens;
+}
+
+uint64_t run_steps(const struct run *run)
+{
+    uint64_t steps = run->steps_before;
+    if (run->trainer != NULL)
+        steps += atomic_load(&train_thread_meter(run->trainer)->steps);
+    return steps;
+}
+
+static double train_loss(const struct run *run)
+{
+    double loss;
+    if (run->trainer == NULL || atomic_load(&train_thread_meter(run->trainer)->steps) == 0)
+        return (double)NAN;
+    uint64_t bits = atomic_load(&train_thread_meter(run->trainer)->loss_bits);
+    memcpy(&loss, &bits, sizeof loss);
+    return loss;
+}
+
+static uint64_t merges(const struct run *run)
+{
+    uint64_t count = run->merges_before;
+    if (run->gossip != NULL)
+        count += gossip_counters(run->gossip)->merges - gossip_counters(run->gossip)->refused;
+    return count;
+}
+
+/* Rounds in which a partner was expected and no merge came about. */
+static uint64_t skipped(const struct run *run)
+{
+    uint64_t count = run->skipped_before;
+    if (run->gossip == NULL)
+        return count;
+    const struct gossip_counters *counters = gossip_counters(run->gossip);
+    for (size_t reason = GOSSIP_SOLO_DEADLINE; reason < GOSSIP_SOLO_COUNT; reason++)
+        count += counters->solo[reason];
+    return count + counters->refused;
+}
+
+/* The member's progress register, if it has one. */
+static bool progress_of(const struct run *run, const struct id *author, struct gossip_progress *out)
+{
+    struct crdt_key key = {.run = run->id, .author = *author, .slot = CRDT_SLOT_PROGRESS};
+    struct crdt_view view;
+    return crdt_replica_get(run->node->replica, &key, &view) &&
+           gossip_progress_decode(view.record.value, out) == ERR_OK;
+}
+
+/* Folds all MEMBER registers of the run; returns how many, at most cap. */
+static size_t fold(const struct run *run, struct gossip_member_state states[], size_t cap)
+{
+    struct crdt_view view;
+    uint32_t cursor = 0;
+    size_t count = 0;
+    while (count < cap && crdt_replica_next(run->node->replica, &run->id, CRDT_SLOT_MEMBER, &cursor, &view)) {
+        struct gossip_member member;
+        struct gossip_progress progress;
+        if (gossip_member_decode(view.record.value, &member) < 0)
+            continue;
+        states[count] = (struct gossip_member_state){.id = view.record.key.author,
+                                                     .joined_round = member.joined_round,
+                                                     .progress_round = member.joined_round,
+                                                     .expires_ms = view.record.expires_ms};
+        if (progress_of(run, &view.record.key.author, &progress))
+            states[count].progress_round = progress.round;
+        count++;
+    }
+    return count;
+}
+
+void run_view_now(struct run *run, uint64_t round, struct gossip_view *view)
+{
+    static const size_t cap = 2 * GOSSIP_MEMBERS_MAX;
+    struct gossip_member_state states[2 * GOSSIP_MEMBERS_MAX];
+    size_t count = fold(run, states, cap);
+    for (size_t i = 0; i < count; i++) {
+        if (id_equal(&states[i].id, &run->node->identity.id))
+            states[i].progress_round = round; /* our own register says the round before */
+    }
+    gossip_view_build(view, round, node_wall_ms(), states, count);
+}
+
+void run_swarm_now(struct run *run, struct run_swarm *out)
+{
+    struct gossip_member_state states[2 * GOSSIP_MEMBERS_MAX];
+    uint64_t now_ms = node_wall_ms();
+    size_t count = fold(run, states, 2 * GOSSIP_MEMBERS_MAX);
+    memset(out, 0, sizeof *out);
+    for (size_t i = 0; i < count; i++) {
+        if (states[i].expires_ms <= now_ms)
+            continue;
+        out->members++;
+        if (id_equal(&states[i].id, &run->node->identity.id))
+            continue;
+        if (!out->has_donor || states[i].progress_round > out->round_max) {
+            out->has_donor = true;
+            out->donor = states[i].id;
+            out->round_max = states[i].progress_round;
+        }
+    }
+}
+
+static void put(struct run *run, uint16_t slot, const uint8_t *value, int len, unsigned life_s)
+{
+    if (len < 0)
+        return;
+    int result = crdt_replica_put(run->node->replica, node_wall_ms(), &run->id, slot, 1,
+                                  bytes_of(value, (size_t)len), (uint64_t)life_s * 1000);
+    if (result < 0)
+        node_info(run->node, TRACE_LEVEL_WARN, "run %s: own record could not be written: %s", run->name,
+                  err_text(result));
+}
+
+void run_put_member(struct run *run, uint64_t now_ns)
+{
+    uint8_t value[GOSSIP_MEMBER_VALUE_MAX];
+    struct gossip_member member = {.joined_round = run->joined_round};
+    struct node *node = run->node;
+    for (unsigned codec = 0; codec < GOSSIP_CODEC_COUNT; codec++)
+        member.codecs |= 1u << codec;
+    for (size_t i = 0; i < node->own_addr_count && i < GOSSIP_MEMBER_ADDRS_MAX; i++)
+        member.addrs[member.addr_count++] = node->own_addrs[i];
+    run->member_put_ns = now_ns;
+    if (!run->isolated)
+        put(run, CRDT_SLOT_MEMBER, value, gossip_member_encode(&member, value, sizeof value), MEMBER_LIFE_S);
+}
+
+void run_put_progress(struct run *run)
+{
+    uint8_t value[GOSSIP_PROGRESS_VALUE_MAX];
+    struct gossip_progress progress = {
+        .round = run->round,
+        .tokens = run_tokens(run),
+        .train_loss = train_loss(run),
+        .val_loss = run->val_loss,
+        .merges = merges(run),
+        .skipped = skipped(run),
+        .phi = run->state_digest,
+    };
+    put(run, CRDT_SLOT_PROGRESS, value, gossip_progress_encode(&progress, value, sizeof value),
+        PROGRESS_LIFE_S);
+}
+
+static void reply_loss(struct reply *r, const char *key, double loss)
+{
+    if (isfinite(loss))
+        reply_float(r, key, loss);
+    else
+        reply_nil(r, key);
+}
+
+static void reply_solo(struct reply *r, const struct gossip_counters *counters)
+{
+    static const char *const names[GOSSIP_SOLO_COUNT] = {
+        [GOSSIP_SOLO_UNPAIRED] = "unpaired",
+        [GOSSIP_SOLO_DEADLINE] = "deadline",
+        [GOSSIP_SOLO_UNREACHABLE] = "unreachable",
+        [GOSSIP_SOLO_BROKEN] = "broken",
+        [GOSSIP_SOLO_BUSY] = "busy",
+        [GOSSIP_SOLO_MALFORMED] = "malformed",
+        [GOSSIP_SOLO_UNCONFIRMED] = "unconfirmed",
+        [GOSSIP_SOLO_SUPERSEDED] = "superseded",
+        [GOSSIP_SOLO_NO_BUFFER] = "no-buffer",
+        [GOSSIP_SOLO_PAUSED] = "paused",
+    };
+    reply_map(r, "skipped_by");
+    for (size_t reason = 1; counters != NULL && reason < GOSSIP_SOLO_COUNT; reason++) {
+        if (counters->solo[reason] > 0)
+            reply_uint(r, names[reason], counters->solo[reason]);
+    }
+    if (counters != NULL && counters->refused > 0)
+        reply_uint(r, "gate", counters->refused);
+    reply_end(r);
+}
+
+const char *run_stage_name(const struct run *run)
+{
+    if (run->stage == RUN_FAILED)
+        return "error";
+    if (run->leaving)
+        return "left";
+    if (run->stage == RUN_FINISHED)
+        return "finished";
+    if (run->paused)
+        return "paused";
+    return run->stage >= RUN_TRAINING ? "training" : "fetching";
+}
+
+void run_reply(struct run *run, struct reply *r)
+{
+    struct run_swarm swarm = {0};
+    const struct gossip_counters *counters = run->gossip == NULL ? NULL : gossip_counters(run->gossip);
+    if (run->has_chain)
+        run_swarm_now(run, &swarm);
+    reply_id(r, "id", &run->id);
+    reply_str(r, "name", run->name);
+    reply_str(r, "state", run_stage_name(run));
+    if (run->stage == RUN_FAILED)
+        reply_str(r, "error", run->error);
+    else
+        reply_nil(r, "error");
+    reply_uint(r, "round", run->round);
+    reply_uint(r, "rounds_total", run->config.rounds);
+    if (id_is_zero(&run->partner))
+        reply_nil(r, "partner");
+    else
+        reply_id(r, "partner", &run->partner);
+    reply_uint(r, "members", swarm.members);
+    reply_uint(r, "tokens", run_tokens(run));
+    reply_float(r, "tokens_s", run->tokens_s);
+    reply_loss(r, "train_loss", train_loss(run));
+    reply_loss(r, "val_loss", run->val_loss);
+    reply_loss(r, "val_loss_start", run->val_loss_start);
+    reply_uint(r, "merges", merges(run));
+    reply_uint(r, "skipped", skipped(run));
+    reply_solo(r, counters);
+    reply_uint(r, "bytes_sent", counters == NULL ? 0 : counters->bytes_sent);
+    reply_uint(r, "bytes_received", counters == NULL ? 0 : counters->bytes_received);
+    reply_loss(r, "replica_distance", run->report.distance > 0 ? run->report.relative : (double)NAN);
+    reply_uint(r, "params", run->layout.parameter_count);
+    reply_uint(r, "memory_bytes", run_memory_bytes(&run->config, run->node->config.threads));
+    reply_uint(r, "round_ms", run->config.round_ms);
+    reply_uint(r, "cpu_pct", run->node->limits.cpu_pct);
+    reply_uint(r, "data_bytes", run->data_bytes);
+    reply_str(r, "data", run->data);
+    reply_bool(r, "isolated", run->isolated);
+}
+
+void run_view_tick(struct run *run, uint64_t now_ns)
+{
+    if (run->stage >= RUN_TRAINING && run->stage <= RUN_FINISHED &&
+        now_ns >= run->member_put_ns + MEMBER_REFRESH_S * NODE_SECOND_NS)
+        run_put_member(run, now_ns);
+}
+
+void run_reply_members(struct run *run, struct reply *r)
+{
+    struct crdt_view view;
+    uint32_t cursor = 0;
+    uint64_t now_ms = node_wall_ms();
+    reply_array(r, "members_list");
+    while (crdt_replica_next(run->node->replica, &run->id, CRDT_SLOT_PROGRESS, &cursor, &view)) {
+        struct gossip_progress progress;
+        if (gossip_progress_decode(view.record.value, &progress) < 0)
+            continue;
+        reply_map(r, NULL);
+        reply_id(r, "id", &view.record.key.author);
+        reply_uint(r, "round", progress.round);
+        reply_uint(r, "tokens", progress.tokens);
+        reply_loss(r, "train_loss", progress.train_loss);
+        reply_loss(r, "val_loss", progress.val_loss);
+        reply_uint(r, "merges", progress.merges);
+        reply_uint(r, "skipped", progress.skipped);
+        reply_float(r, "age_s",
+                    now_ms > view.record.issued_ms ? (double)(now_ms - view.record.issued_ms) / 1e3 : 0);
+        reply_bool(r, "self", id_equal(&view.record.key.author, &run->node->identity.id));
+        reply_end(r);
+    }
+    reply_end(r);
+}
+
+void run_reply_config(struct run *run, struct reply *r)
+{
+    const struct run_config *c = &run->config;
+    reply_map(r, "config");
+    reply_uint(r, "width", c->width);
+    reply_uint(r, "layers", c->layers);
+    reply_uint(r, "heads", c->heads);
+    reply_uint(r, "context", c->context);
+    reply_uint(r, "batch", c->batch);
+    reply_uint(r, "round_ms", c->round_ms);
+    reply_uint(r, "rounds", c->rounds);
+    reply_str(r, "codec", gossip_codec_name((enum gossip_codec)c->codec));
+    reply_float(r, "lr", c->lr);
+    reply_float(r, "alpha", c->alpha);
+    reply_float(r, "beta", c->beta);
+    reply_float(r, "gamma", c->gamma);
+    reply_end(r);
+}
