@@ -239,5 +239,7 @@ void methods_tick(struct node *node, uint64_t now_ns);
 uint64_t methods_deadline_ns(const struct node *node);
 /* The trainer filled an array that a method asked for; tag is TAG_CALL + the wait's index. */
 void methods_snapshot(struct node *node, uint64_t tag, float *array);
+/* A checkpoint was written, or could not be: answers the call that waits for it. */
+void methods_saved(struct run *run, int result);
 
 #endif

@@ -128,7 +128,6 @@ void peers_connected(struct node *node, const struct quic_event *event)
     peer->connected_ns = now_ns;
     peer->last_seen_ns = now_ns;
     peer->lookup_fails = 0;
-    trace_emit(&node->trace, TRACE_CONN_UP, now_ns, &event->peer, (int64_t)(event->rtt_ns / 1000), 0, 0);
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
         struct run *run = &node->runs[i];
         if (!run->used || run->leaving)
@@ -143,9 +142,6 @@ void peers_connected(struct node *node, const struct quic_event *event)
 void peers_disconnected(struct node *node, const struct quic_event *event)
 {
     struct node_peer *peer = peers_find(node, &event->peer);
-    trace_emit(&node->trace,
-               event->err == ERR_AUTH || event->err == ERR_TLS ? TRACE_CONN_REFUSED : TRACE_CONN_DOWN,
-               node_now_ns(), &event->peer, 0, 0, event->err);
     if (peer == NULL)
         return;
     for (size_t i = 0; i < NODE_STREAMS_MAX; i++) {

@@ -234,7 +234,6 @@ static void route_up(struct node *node, uint64_t now_ns, const struct nat_path_e
         return;
     peer->route_rtt_ns = event->rtt_ns;
     peer->last_seen_ns = now_ns;
-    trace_emit(&node->trace, TRACE_ROUTE_UP, now_ns, &event->peer, (int64_t)(event->rtt_ns / 1000), 0, 0);
     if (quic_peer_info(node->quic, &event->peer, &info) == ERR_OK) {
         quic_path_changed(node->quic, now_ns, &event->peer, QUIC_DATAGRAM_MAX);
         return;
@@ -256,8 +255,7 @@ static void path_event(struct node *node, uint64_t now_ns, const struct nat_path
             peer->route_rtt_ns = event->rtt_ns;
         quic_path_changed(node->quic, now_ns, &event->peer, QUIC_DATAGRAM_MAX);
         break;
-    case NAT_PATH_ROUTE_DEAD:
-        trace_emit(&node->trace, TRACE_ROUTE_DEAD, now_ns, &event->peer, 0, 0, 0);
+    case NAT_PATH_ROUTE_DEAD: /* nat/ reported it */
         break;
     case NAT_PATH_OBSERVED: {
         int result = nat_observed_report(&node->observed, now_ns, &event->addr, &event->old);
