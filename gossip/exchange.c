@@ -138,11 +138,15 @@ void gossip_tell_phase(struct gossip *g, uint64_t now_ns, uint64_t round, uint64
                            .kind = GOSSIP_EVENT_PHASE, .round = g->round.number, .shift_ns = shift});
 }
 
-/* One member alone cannot drag the others' round numbers along: another one must have finished the round
- * before the claimed one, as far as there is another one to ask. */
-static bool credible(const struct gossip *g, const struct id *peer, uint64_t round)
+/* One member alone cannot drag the others' round numbers along: by the view another one must be near the
+ * claimed round, as far as there is another one to ask.  The view is as old as our round: who had finished p
+ * then works on p + 1, may be one round further for being ahead in phase, and has gone on since. */
+bool gossip_round_credible(const struct gossip *g, uint64_t now_ns, const struct id *peer, uint64_t round)
 {
     size_t others = 0;
+    uint64_t since = age_ns(g, now_ns) / g->config.round_ns;
+    if (gossip_view_find(&g->view, peer) == NULL)
+        return false;
     if (round <= g->round.number + 1)
         return true;
     for (size_t i = 0; i < g->view.count; i++) {
@@ -150,16 +154,16 @@ static bool credible(const struct gossip *g, const struct id *peer, uint64_t rou
         if (id_equal(&entry->id, peer) || id_equal(&entry->id, &g->config.self))
             continue;
         others++;
-        if (entry->progress_round + 1 >= round)
+        if (entry->progress_round + 2 + since >= round)
             return true;
     }
     return others == 0;
 }
 
-void gossip_tell_newer(struct gossip *g, const struct id *peer, uint64_t round)
+void gossip_tell_newer(struct gossip *g, uint64_t now_ns, const struct id *peer, uint64_t round)
 {
     struct gossip_event event = {.kind = GOSSIP_EVENT_ADVANCE, .round = round, .peer = *peer};
-    if (round <= g->round.number || gossip_view_find(&g->view, peer) == NULL || !credible(g, peer, round))
+    if (round <= g->round.number || !gossip_round_credible(g, now_ns, peer, round))
         return;
     if (round - g->round.number > GOSSIP_ROUND_LAG_MAX) {
         if (g->round.behind_told)

@@ -193,8 +193,10 @@ uint32_t gossip_age_ms(const struct gossip *g, uint64_t now_ns);
 /* A member whose round `round` is age_ns old now: one PHASE event a round, when the rounds are at most one
  * apart. */
 void gossip_tell_phase(struct gossip *g, uint64_t now_ns, uint64_t round, uint64_t age_ns);
-/* A member is in a newer round: ADVANCE or BEHIND, if the view makes that credible. */
-void gossip_tell_newer(struct gossip *g, const struct id *peer, uint64_t round);
+/* True when the view supports this member's claim to be in this round. */
+bool gossip_round_credible(const struct gossip *g, uint64_t now_ns, const struct id *peer, uint64_t round);
+/* A member is in a newer round: ADVANCE or BEHIND, if that is credible. */
+void gossip_tell_newer(struct gossip *g, uint64_t now_ns, const struct id *peer, uint64_t round);
 
 /* swap.c */
 void gossip_swap_open(struct gossip *g, uint64_t now_ns);

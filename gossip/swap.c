@@ -130,12 +130,16 @@ static void judge(struct gossip *g, uint64_t now_ns, struct gossip_stream *s)
     } else if (round == g->round.number) {
         judge_present(g, now_ns, s);
     } else if (round - g->round.number > GOSSIP_ROUND_LAG_MAX) {
-        gossip_tell_newer(g, &s->peer, round);
+        gossip_tell_newer(g, now_ns, &s->peer, round);
         gossip_stream_refuse(g, now_ns, s, GOSSIP_BUSY_BEHIND);
     } else if (gossip_view_find(&g->view, &s->peer) == NULL) {
         gossip_stream_refuse(g, now_ns, s, GOSSIP_BUSY_VIEW);
     } else if (!gossip_round_is_open(g)) {
-        gossip_tell_newer(g, &s->peer, round); /* parked until the caller acts or the wait ends */
+        gossip_tell_newer(g, now_ns, &s->peer, round); /* parked until the caller acts or the wait ends */
+    } else if (round > g->round.number + 1 && g->round.state != GOSSIP_ROUND_SWAPPING &&
+               gossip_round_credible(g, now_ns, &s->peer, round)) {
+        /* Our round is over everywhere else; ending it looks at this invite again and tells the caller. */
+        gossip_end_solo(g, now_ns, GOSSIP_SOLO_SUPERSEDED, ERR_STALE);
     }
 }
 
@@ -184,7 +188,7 @@ static void take_busy(struct gossip *g, uint64_t now_ns, struct gossip_stream *s
     gossip_tell_phase(g, now_ns, m->round, (uint64_t)m->age_ms * NS_PER_MS);
     gossip_end_solo(g, now_ns, GOSSIP_SOLO_BUSY, m->reason == GOSSIP_BUSY_STALE ? ERR_STALE : ERR_BUSY);
     if (m->reason == GOSSIP_BUSY_STALE)
-        gossip_tell_newer(g, &peer, m->round);
+        gossip_tell_newer(g, now_ns, &peer, m->round);
 }
 
 void gossip_swap_answer(struct gossip *g, uint64_t now_ns, struct gossip_stream *s,

@@ -21,7 +21,7 @@ static int check_table(const struct gossip_tensor tensors[], size_t tensor_count
     return ERR_OK;
 }
 
-int gossip_layout_of(const struct gossip_tensor tensors[], size_t tensor_count, struct gossip_layout *out)
+int gossip_layout_of(const struct gossip_tensor *tensors, size_t tensor_count, struct gossip_layout *out)
 {
     static const char label[] = "dunlin gossip schema 1";
     int result = check_table(tensors, tensor_count);

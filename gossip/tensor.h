@@ -45,7 +45,7 @@ struct gossip_layout {
 /* Checks the table and fills *out.  Tensors must start at 0, follow each other without gaps and hold between
  * 1 and GOSSIP_PARAMS_MAX values together.  ERR_INVALID: they do not, or there are none or more than
  * GOSSIP_TENSORS_MAX; *out is untouched: the model cannot be shared. */
-MUST_USE int gossip_layout_of(const struct gossip_tensor tensors[], size_t tensor_count,
+MUST_USE int gossip_layout_of(const struct gossip_tensor *tensors, size_t tensor_count,
                               struct gossip_layout *out);
 
 #endif

@@ -232,12 +232,13 @@ static int read_body(const struct net_message *message, struct probe_body *body)
     return net_addr_decode(addr, &body->addr);
 }
 
-/* A peer that probes us gets an entry of its own accord, within limits. */
+/* The peer's entry; one that wants a route gets it of its own accord, within limits.  One that does not is
+ * only answered, else two nodes that have lost interest in each other would keep each other alive. */
 static struct path_peer *inbound_peer(struct nat_path *path, uint64_t now_ns,
-                                      const struct net_message *message)
+                                      const struct net_message *message, bool wanted)
 {
     struct path_peer *peer = path_find(path, &message->peer);
-    if (peer != NULL)
+    if (peer != NULL || !wanted)
         return peer;
     if (net_addr_scope(&message->addr) == NET_SCOPE_GLOBAL &&
         path_group_count(path, &message->addr) >= PATH_GROUP_INBOUND_MAX)
@@ -248,7 +249,7 @@ static struct path_peer *inbound_peer(struct nat_path *path, uint64_t now_ns,
 static int recv_probe(struct nat_path *path, uint64_t now_ns, const struct net_message *message,
                       const struct probe_body *body)
 {
-    struct path_peer *peer = inbound_peer(path, now_ns, message);
+    struct path_peer *peer = inbound_peer(path, now_ns, message, body->wanted);
     if (peer != NULL) {
         if (body->wanted)
             peer->interest_ns = now_ns;
@@ -262,19 +263,7 @@ static int recv_probe(struct nat_path *path, uint64_t now_ns, const struct net_m
     size_t at = (path->answer_first + path->answer_count++) % NAT_PATH_ANSWERS_MAX;
     path->answers[at] =
         (struct path_answer){.peer = message->peer, .addr = message->addr, .sequence = body->sequence};
-    return peer != NULL ? ERR_OK : ERR_FULL;
-}
-
-/* Keeps what a peer says of our own address for poll_event; the oldest report gives way. */
-static void note_report(struct nat_path *path, const struct net_message *message, const struct net_addr *seen)
-{
-    if (path->report_count == NAT_PATH_REPORTS_MAX) {
-        path->report_first = (path->report_first + 1) % NAT_PATH_REPORTS_MAX;
-        path->report_count--;
-    }
-    size_t at = (path->report_first + path->report_count++) % NAT_PATH_REPORTS_MAX;
-    path->reports[at] = (struct nat_path_event){
-        .type = NAT_PATH_OBSERVED, .peer = message->peer, .addr = message->addr, .old = *seen};
+    return peer != NULL || !body->wanted ? ERR_OK : ERR_FULL;
 }
 
 static int recv_answer(struct nat_path *path, uint64_t now_ns, const struct net_message *message,
@@ -293,7 +282,11 @@ static int recv_answer(struct nat_path *path, uint64_t now_ns, const struct net_
         path->stats.unmatched++;
         return ERR_REFUSED;
     }
-    note_report(path, message, &body->addr);
+    if (path->notice_count < NAT_PATH_REPORTS_MAX)
+        path_note(path, &(struct nat_path_event){.type = NAT_PATH_OBSERVED,
+                                                 .peer = message->peer,
+                                                 .addr = message->addr,
+                                                 .old = body->addr});
     return ERR_OK;
 }
 
@@ -373,11 +366,11 @@ bool nat_path_poll_event(struct nat_path *path, struct nat_path_event *out)
         if (peer->used && route_event(peer, out))
             return true;
     }
-    if (path->report_count == 0)
+    if (path->notice_count == 0)
         return false;
-    *out = path->reports[path->report_first];
-    path->report_first = (path->report_first + 1) % NAT_PATH_REPORTS_MAX;
-    path->report_count--;
+    *out = path->notices[path->notice_first];
+    path->notice_first = (path->notice_first + 1) % NAT_PATH_NOTICES_MAX;
+    path->notice_count--;
     return true;
 }
 
@@ -518,6 +511,6 @@ struct nat_path_stats nat_path_stats(const struct nat_path *path)
 void nat_path_check_invariants(const struct nat_path *path)
 {
     ASSERT(path->answer_count <= NAT_PATH_ANSWERS_MAX && path->answer_first < NAT_PATH_ANSWERS_MAX);
-    ASSERT(path->report_count <= NAT_PATH_REPORTS_MAX && path->report_first < NAT_PATH_REPORTS_MAX);
+    ASSERT(path->notice_count <= NAT_PATH_NOTICES_MAX && path->notice_first < NAT_PATH_NOTICES_MAX);
     path_table_check(path);
 }

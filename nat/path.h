@@ -36,7 +36,8 @@ enum {
     NAT_PATH_PEERS_MAX = 512,
     NAT_PATH_CANDIDATES_MAX = 8, /* per peer */
     NAT_PATH_ANSWERS_MAX = 64,   /* probe answers waiting to be sent; beyond it they are dropped */
-    NAT_PATH_REPORTS_MAX = 64,   /* observed-address events waiting; beyond it the oldest goes */
+    NAT_PATH_REPORTS_MAX = 64,   /* observed-address events waiting; beyond it new ones are dropped */
+    NAT_PATH_NOTICES_MAX = 192,  /* those and the ends of unwanted peers, at most 128 of them */
 };
 
 enum nat_route_kind {
@@ -103,7 +104,7 @@ struct nat_path_config nat_path_config_default(void);
 /* ERR_INVALID: a field is missing or out of range; *why (static text) says which. */
 MUST_USE int nat_path_config_check(const struct nat_path_config *config, const char **why);
 
-/* Bytes that nat_path_init needs: about 1.5 KiB a peer. */
+/* Bytes that nat_path_init needs: about 2.5 KiB a peer. */
 size_t nat_path_size(const struct nat_path_config *config);
 /* Places the core in the caller's memory (nat_path_size bytes, aligned to 16, borrowed until dropped).  The
  * config must pass nat_path_config_check (asserted) and is copied.  Holds no secrets worth wiping. */

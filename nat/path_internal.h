@@ -7,7 +7,7 @@
 
 enum {
     PATH_NONE = 0xffff,         /* no slot */
-    PATH_BUSY_BYTES = 4096, /* fewer in flight may be one stray packet: their silence proves nothing */
+    PATH_BUSY_BYTES = 4096,     /* fewer in flight may be one stray packet: their silence proves nothing */
     PATH_SENT_MAX = 32,         /* probes whose time is remembered: the answer to an older one is ignored */
     PATH_GROUP_INBOUND_MAX = 16 /* unwanted peers from one global /24 or /56 */
 };
@@ -82,8 +82,8 @@ struct nat_path {
     struct path_ring sends, events;
     struct path_answer answers[NAT_PATH_ANSWERS_MAX];
     size_t answer_first, answer_count;
-    struct nat_path_event reports[NAT_PATH_REPORTS_MAX];
-    size_t report_first, report_count;
+    struct nat_path_event notices[NAT_PATH_NOTICES_MAX]; /* events that outlive their peer's entry */
+    size_t notice_first, notice_count;
     uint64_t deadline_ns; /* no later than the earliest wake_ns */
     uint64_t stalled_ns;  /* last tick that came far too late: silence before it proves nothing */
     uint8_t hash_key[16];
@@ -112,6 +112,8 @@ struct path_candidate *path_addr_next(const struct nat_path *path, const struct 
 size_t path_group_count(const struct nat_path *path, const struct net_addr *addr);
 void path_ring_push(struct path_ring *ring, uint16_t cap, uint16_t slot);
 uint16_t path_ring_pop(struct path_ring *ring, uint16_t cap);
+/* Queues an event; when the queue is full the oldest gives way. */
+void path_note(struct nat_path *path, const struct nat_path_event *event);
 void path_table_check(const struct nat_path *path);
 
 /* ---- path_route.c ---- */

@@ -263,7 +263,7 @@ static uint64_t unproven_interval(uint64_t now_ns, const struct path_peer *peer,
         return punch_interval_ns;
     uint32_t tries = path_unanswered(candidate);
     uint64_t cap_ns = is_busy(peer, now_ns) ? MS(500) : peer->active == PATH_NONE ? MS(1000) : MS(5000);
-    return sooner(first_interval_ns << (tries < 8 ? tries : 8), cap_ns);
+    return sooner(first_interval_ns << (tries > 8 ? 7 : tries > 0 ? tries - 1 : 0), cap_ns);
 }
 
 static uint64_t dead_interval(uint64_t now_ns, const struct path_peer *peer,
@@ -423,26 +423,20 @@ static bool inbound_expired(const struct path_peer *peer, uint64_t now_ns)
     return !peer->wanted && !is_busy(peer, now_ns) && now_ns - peer->interest_ns >= inbound_life_ns;
 }
 
-/* Forgets an unwanted peer, after its route has been told dead. */
-static void expire_inbound(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+/* Forgets an unwanted peer; who was told of its route is told that it ended. */
+static void expire_inbound(struct nat_path *path, struct path_peer *peer)
 {
-    if (peer->active != PATH_NONE) {
-        deactivate(peer, now_ns, NAT_DEAD);
-        peer->lost_ns = now_ns;
-        tell(path, peer);
-    }
-    if (peer->told_up || peer->event_listed)
-        peer->interest_ns = now_ns - inbound_life_ns + retry_interval_ns; /* again when the event is taken */
-    else
-        path_remove(path, peer);
+    if (peer->told_up)
+        path_note(path,
+                  &(struct nat_path_event){.type = NAT_PATH_ROUTE_DEAD, .peer = peer->id, .old = peer->told});
+    path_remove(path, peer);
 }
 
 void path_step(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
 {
     if (inbound_expired(peer, now_ns)) {
-        expire_inbound(path, now_ns, peer);
-        if (!peer->used)
-            return;
+        expire_inbound(path, peer);
+        return;
     }
     if (peer->active != PATH_NONE)
         step_active(path, now_ns, peer);

@@ -239,6 +239,15 @@ uint16_t path_ring_pop(struct path_ring *ring, uint16_t cap)
     return slot;
 }
 
+void path_note(struct nat_path *path, const struct nat_path_event *event)
+{
+    if (path->notice_count == NAT_PATH_NOTICES_MAX) {
+        path->notice_first = (path->notice_first + 1) % NAT_PATH_NOTICES_MAX;
+        path->notice_count--;
+    }
+    path->notices[(path->notice_first + path->notice_count++) % NAT_PATH_NOTICES_MAX] = *event;
+}
+
 static size_t check_peer(const struct nat_path *path, const struct path_peer *peer)
 {
     size_t used = 0;

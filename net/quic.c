@@ -12,7 +12,7 @@ struct quic_config quic_config_default(void)
         .congestion = QUIC_CONGESTION_BBR,
         .connections_max = 256,
         .handshakes_max = 64,
-        .streams_max = 2048,
+        .streams_max = 4096,
         .streams_peer_max = 64,
         .buffer_bytes = (size_t)128 << 20,
         .stream_window = (size_t)4 << 20,

@@ -63,7 +63,7 @@ struct quic_config {
     size_t connections_max;          /* established and half-open together */
     size_t handshakes_max;           /* half-open incoming ones */
     size_t streams_max;              /* of the whole endpoint */
-    size_t streams_peer_max;         /* that one peer may have open towards us at a time */
+    size_t streams_peer_max;         /* of one connection: opened by the peer, and as many by us */
     size_t buffer_bytes;             /* all stream buffers; touched only as used */
     size_t stream_window;            /* bytes a peer may send ahead of us on one stream; >= largest frame */
     size_t connection_window;        /* the same for all streams of one connection */

@@ -10,6 +10,11 @@
 #error "ngtcp2 0.12.1 or later is required"
 #endif
 
+/* quic_ng_shutdown_stream ends both directions, the write side first: queued control frames leave in reverse
+ * order, and a receiver that has not seen the stream yet must meet STOP_SENDING before RESET_STREAM.  The
+ * other way round ngtcp2 0.12 never creates the stream, never resets its own side, and ours is never closed.
+ */
+
 #if NGTCP2_VERSION_NUM >= 0x010000
 
 typedef ngtcp2_ccerr quic_close_error;
@@ -41,7 +46,8 @@ static inline void quic_close_get(ngtcp2_conn *conn, quic_close_error *out)
 
 static inline void quic_ng_shutdown_stream(ngtcp2_conn *conn, int64_t id, uint64_t code)
 {
-    (void)ngtcp2_conn_shutdown_stream(conn, 0, id, code);
+    (void)ngtcp2_conn_shutdown_stream_write(conn, 0, id, code);
+    (void)ngtcp2_conn_shutdown_stream_read(conn, 0, id, code);
 }
 
 static inline void quic_params_server(ngtcp2_transport_params *params)
@@ -87,7 +93,8 @@ static inline void quic_close_get(ngtcp2_conn *conn, quic_close_error *out)
 
 static inline void quic_ng_shutdown_stream(ngtcp2_conn *conn, int64_t id, uint64_t code)
 {
-    (void)ngtcp2_conn_shutdown_stream(conn, id, code);
+    (void)ngtcp2_conn_shutdown_stream_write(conn, id, code);
+    (void)ngtcp2_conn_shutdown_stream_read(conn, id, code);
 }
 
 static inline void quic_params_server(ngtcp2_transport_params *params)

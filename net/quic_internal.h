@@ -100,7 +100,7 @@ struct quic_conn {
     uint32_t epoch;
     struct sockaddr_in6 local, remote; /* synthetic */
     size_t datagram_cap;
-    size_t stream_count;
+    size_t stream_count, outgoing_count;
     size_t in_blocks;
     uint64_t wire_sent, wire_received, last_received_ns;
     uint64_t sent[STREAM_CLASS_COUNT], received[STREAM_CLASS_COUNT];

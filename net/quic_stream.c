@@ -35,6 +35,7 @@ struct quic_stream *quic_stream_take(struct quic_conn *conn, int64_t id, bool ou
     quic_link_init(&s->in_send);
     quic_link_append(&conn->streams, &s->in_conn);
     conn->stream_count++;
+    conn->outgoing_count += outgoing;
     ep->stream_count++;
     return s;
 }
@@ -48,6 +49,7 @@ static void stream_free(struct quic_stream *s, struct quic *ep)
     quic_link_remove(&s->in_send);
     if (s->conn != NULL) {
         s->conn->stream_count--;
+        s->conn->outgoing_count -= s->outgoing;
         if (!s->outgoing && s->conn->ng != NULL) {
             ngtcp2_conn_extend_max_streams_bidi(s->conn->ng, 1);
             quic_conn_dirty(s->conn);
@@ -123,6 +125,7 @@ void quic_stream_detach(struct quic_stream *s, int err, bool tell)
     quic_chain_clear(&ep->out_pool, &s->out);
     quic_link_remove(&s->in_send);
     s->conn->stream_count--;
+    s->conn->outgoing_count -= s->outgoing;
     quic_link_remove(&s->in_conn);
     s->conn = NULL;
     bool told = s->opened || s->outgoing;
@@ -228,7 +231,8 @@ int quic_stream_open(struct quic *ep, uint64_t now_ns, const struct id *peer, ui
     struct quic_conn *conn = quic_conn_of(ep, peer);
     if (conn == NULL || conn->state != CONN_UP || !conn->announced)
         return ERR_NOT_FOUND;
-    if (ngtcp2_conn_get_streams_bidi_left(conn->ng) == 0)
+    /* The second limit holds the slots of streams that we reset and the peer never lets go. */
+    if (ngtcp2_conn_get_streams_bidi_left(conn->ng) == 0 || conn->outgoing_count >= ep->cfg.streams_peer_max)
         return ERR_AGAIN;
     struct quic_stream *s = quic_stream_take(conn, -1, true);
     if (s == NULL)

@@ -113,7 +113,8 @@ int node_parse_percent(const char *text, unsigned *pct)
 static int set_path(char out[NODE_PATH_SIZE], const char *text, char why[NODE_ERROR_SIZE])
 {
     if (text[0] == '\0' || strlen(text) >= NODE_PATH_SIZE) {
-        (void)snprintf(why, NODE_ERROR_SIZE, "path is empty or longer than %d characters", NODE_PATH_SIZE - 1);
+        (void)snprintf(why, NODE_ERROR_SIZE, "path is empty or longer than %d characters",
+                       NODE_PATH_SIZE - 1);
         return ERR_INVALID;
     }
     (void)snprintf(out, NODE_PATH_SIZE, "%s", text);
@@ -150,7 +151,8 @@ static int set_threads(struct node_config *config, const char *text, char why[NO
 static int set_network(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
 {
     if (text[0] == '\0' || strlen(text) >= NODE_NETWORK_SIZE) {
-        (void)snprintf(why, NODE_ERROR_SIZE, "network name must have 1 to %d characters", NODE_NETWORK_SIZE - 1);
+        (void)snprintf(why, NODE_ERROR_SIZE, "network name must have 1 to %d characters",
+                       NODE_NETWORK_SIZE - 1);
         return ERR_INVALID;
     }
     (void)snprintf(config->network, sizeof config->network, "%s", text);
@@ -265,8 +267,8 @@ static int on_pair(void *user, const char *section, const char *name, const char
         context->failed = settings[i].set(context->config, value, context->reason) < 0;
         return !context->failed;
     }
-    (void)snprintf(context->reason, sizeof context->reason, "unknown setting '%.60s' in section [%.60s]", name,
-                   section);
+    (void)snprintf(context->reason, sizeof context->reason, "unknown setting '%.60s' in section [%.60s]",
+                   name, section);
     context->failed = true;
     return 0;
 }
@@ -329,8 +331,8 @@ static bool is_config_flag(const char *flag)
 }
 
 /* One pass over the flags: either only -c, or all others, so that flags win over the file. */
-static int pass(struct node_config *config, int argc, char **argv, bool files, enum node_config_outcome *outcome,
-                char why[NODE_ERROR_SIZE])
+static int pass(struct node_config *config, int argc, char **argv, bool files,
+                enum node_config_outcome *outcome, char why[NODE_ERROR_SIZE])
 {
     char reason[NODE_ERROR_SIZE];
     for (int i = 1; i < argc; i++) {

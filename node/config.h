@@ -22,17 +22,17 @@ enum {
 };
 
 struct node_config {
-    char dir[NODE_PATH_SIZE];           /* data directory; created with mode 0700 */
-    char network[NODE_NETWORK_SIZE];    /* nodes of other networks are not talked to */
-    uint16_t listen_port;               /* 0: any free port */
+    char dir[NODE_PATH_SIZE];        /* data directory; created with mode 0700 */
+    char network[NODE_NETWORK_SIZE]; /* nodes of other networks are not talked to */
+    uint16_t listen_port;            /* 0: any free port */
     struct net_seed seeds[NODE_SEEDS_MAX];
     size_t seed_count;
-    uint64_t up_bytes_s;                /* upload cap of the whole node; 0: none */
-    unsigned cpu_pct;                   /* share of the time that training threads may be busy, 1..100 */
-    unsigned threads;                   /* training threads; 0: one for each core */
-    bool polite;                        /* bulk traffic yields to other users of the line */
+    uint64_t up_bytes_s; /* upload cap of the whole node; 0: none */
+    unsigned cpu_pct;    /* share of the time that training threads may be busy, 1..100 */
+    unsigned threads;    /* training threads; 0: one for each core */
+    bool polite;         /* bulk traffic yields to other users of the line */
     enum trace_level log_level;
-    char log_file[NODE_PATH_SIZE];      /* empty: standard error */
+    char log_file[NODE_PATH_SIZE]; /* empty: standard error */
 };
 
 enum node_config_outcome { NODE_CONFIG_RUN, NODE_CONFIG_HELP, NODE_CONFIG_VERSION };
@@ -43,8 +43,8 @@ void node_config_default(struct node_config *config);
 /* Reads an INI file over *config.  ERR_NOT_FOUND, ERR_INVALID: why says what, where and what is accepted. */
 MUST_USE int node_config_read(struct node_config *config, const char *path, char why[NODE_ERROR_SIZE]);
 
-/* Parses the command line over *config; -c FILE is read first, whatever its place.  ERR_INVALID: why names the flag
- * or the file's line.  *outcome says whether to run, or to print help or version and exit. */
+/* Parses the command line over *config; -c FILE is read first, whatever its place.  ERR_INVALID: why names
+ * the flag or the file's line.  *outcome says whether to run, or to print help or version and exit. */
 MUST_USE int node_config_args(struct node_config *config, int argc, char **argv,
                               enum node_config_outcome *outcome, char why[NODE_ERROR_SIZE]);
 

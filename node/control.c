@@ -158,7 +158,8 @@ void control_finish(struct control_call *call, bool more)
     reply_end(&control->reply);
     size_t len = reply_len(&control->reply);
     if (len == 0) {
-        control_fail(call, ERR_TOO_LARGE, "%s: the answer does not fit %d bytes", call->method, CONTROL_REPLY_MAX);
+        control_fail(call, ERR_TOO_LARGE, "%s: the answer does not fit %d bytes", call->method,
+                     CONTROL_REPLY_MAX);
         return;
     }
     send_answer(call, ERR_OK, "", bytes_of(control->buffer, len), more);
@@ -279,7 +280,8 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     struct client *client = (struct client *)(void *)handle; /* pipe is the first member */
     (void)suggested;
-    *buf = uv_buf_init((char *)client->request + client->got, (unsigned)(sizeof client->request - client->got));
+    *buf =
+        uv_buf_init((char *)client->request + client->got, (unsigned)(sizeof client->request - client->got));
 }
 
 static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf)
@@ -336,13 +338,15 @@ static int prepare_path(struct control *control, const char *dir, char why[NODE_
 {
     int len = snprintf(control->path, sizeof control->path, "%s/control.sock", dir);
     if (len < 0 || (size_t)len >= sizeof control->path) {
-        (void)snprintf(why, NODE_ERROR_SIZE, "%.200s/control.sock: path is longer than %zu characters; choose a "
-                       "shorter --dir", dir, sizeof control->path - 1);
+        (void)snprintf(why, NODE_ERROR_SIZE,
+                       "%.200s/control.sock: path is longer than %zu characters; choose a "
+                       "shorter --dir",
+                       dir, sizeof control->path - 1);
         return ERR_INVALID;
     }
     if (is_alive(control->path)) {
-        (void)snprintf(why, NODE_ERROR_SIZE, "%s: another dunlind answers here; stop it or choose another --dir",
-                       control->path);
+        (void)snprintf(why, NODE_ERROR_SIZE,
+                       "%s: another dunlind answers here; stop it or choose another --dir", control->path);
         return ERR_IN_USE;
     }
     (void)unlink(control->path);

@@ -1,8 +1,8 @@
 /* The control socket: a Unix stream socket in the data directory over which dunlin(1) talks to the daemon.
  *
- * Frames are a big-endian 32-bit length and a msgpack map; docs/protocol/control.md lists every method.  A call may
- * be answered at once or later, and in several parts; a client that goes away cancels its calls.  Loop thread only.
- * Access is by file permission: the socket has mode 0600 in a directory of mode 0700. */
+ * Frames are a big-endian 32-bit length and a msgpack map; docs/protocol/control.md lists every method.  A
+ * call may be answered at once or later, and in several parts; a client that goes away cancels its calls.
+ * Loop thread only. Access is by file permission: the socket has mode 0600 in a directory of mode 0700. */
 #ifndef DUNLIN_NODE_CONTROL_H
 #define DUNLIN_NODE_CONTROL_H
 
@@ -14,7 +14,7 @@
 
 enum {
     CONTROL_CLIENTS_MAX = 32,
-    CONTROL_CALLS_MAX = 64,        /* calls waiting for an answer, over all clients */
+    CONTROL_CALLS_MAX = 64, /* calls waiting for an answer, over all clients */
     CONTROL_REQUEST_MAX = 64 << 10,
     CONTROL_REPLY_MAX = 4 << 20,
     CONTROL_TOKENS_MAX = 512,
@@ -26,8 +26,8 @@ struct control;
 /* One call, alive from its handler's start until control_finish or control_fail; the handle may be kept. */
 struct control_call {
     struct control *control;
-    uint64_t client;             /* serial of the client, 0 when the slot is free */
-    uint32_t serial;             /* tells a reused slot from the call somebody remembers */
+    uint64_t client; /* serial of the client, 0 when the slot is free */
+    uint32_t serial; /* tells a reused slot from the call somebody remembers */
     bool streaming;
     char method[CONTROL_METHOD_SIZE];
 };
@@ -46,20 +46,23 @@ struct control_method {
     control_handler handle;
 };
 
-/* Listens on DIR/control.sock.  methods ends with a NULL name and is borrowed until control_close.  A left-over
- * socket of a dead daemon is replaced.  ERR_IN_USE: a live daemon answers there; why says so.  ERR_IO: why. */
+/* Listens on DIR/control.sock.  methods ends with a NULL name and is borrowed until control_close.  A
+ * left-over socket of a dead daemon is replaced.  ERR_IN_USE: a live daemon answers there; why says so.
+ * ERR_IO: why. */
 MUST_USE int control_open(struct control **out, uv_loop_t *loop, const char *dir,
                           const struct control_method *methods, void *user, char why[NODE_ERROR_SIZE]);
 /* Closes the socket and all clients; memory is given back once the loop has run the close callbacks. */
 void control_close(struct control *control);
 
-/* Starts an answer: fill the returned builder (its top is an open map; do not close it), then control_finish. */
+/* Starts an answer: fill the returned builder (its top is an open map; do not close it), then control_finish.
+ */
 struct reply *control_answer(struct control_call *call);
 /* Sends the answer begun.  more: further answers to this call follow. */
 void control_finish(struct control_call *call, bool more);
 /* Answers with an error code and a text: what, where, what to do. */
 void control_fail(struct control_call *call, int code, const char *format, ...) PRINTF_LIKE(3, 4);
 
+/* Reference to a call, to keep while something else is awaited. */
 struct control_ref control_ref_of(const struct control_call *call);
 /* The call, or NULL when it was answered or its client went away. */
 struct control_call *control_resolve(struct control *control, struct control_ref ref);

@@ -42,15 +42,15 @@ enum {
     NODE_DHT_TTL_MS = 20 * 60 * 1000,
 };
 
-#define NODE_VERSION "0.1.0"
+#define NODE_VERSION   "0.1.0"
 #define NODE_SECOND_NS UINT64_C(1000000000)
 
 /* Somebody we want to talk to or are talking to. */
 struct node_peer {
     bool used;
     struct id id;
-    uint32_t serial;              /* origin number of its records: index + 1, never 0 */
-    uint64_t wanted_until_ns;     /* keep trying to connect until then */
+    uint32_t serial;          /* origin number of its records: index + 1, never 0 */
+    uint64_t wanted_until_ns; /* keep trying to connect until then */
     struct net_addr addrs[NODE_PEER_ADDRS_MAX];
     size_t addr_count;
     bool connected;
@@ -60,10 +60,10 @@ struct node_peer {
     uint64_t dial_next_ns;
     uint64_t lookup_next_ns;
     uint32_t lookup_fails;
-    uint32_t lookup;              /* handle of dht_find_peer, 0: none */
-    uint64_t push_stream;         /* ours, for fresh records; 0: none */
-    uint64_t sync_next_ns;        /* earliest next repair the peer may ask for */
-    uint32_t runs;                /* bit i: the peer holds runs[i] */
+    uint32_t lookup;       /* handle of dht_find_peer, 0: none */
+    uint64_t push_stream;  /* ours, for fresh records; 0: none */
+    uint64_t sync_next_ns; /* earliest next repair the peer may ask for */
+    uint32_t runs;         /* bit i: the peer holds runs[i] */
 };
 
 enum node_stream_kind { STREAM_FREE, STREAM_RPC, STREAM_SYNC, STREAM_PUSH, STREAM_RUN, STREAM_UNDECIDED };
@@ -72,7 +72,7 @@ struct node_stream {
     enum node_stream_kind kind;
     uint64_t handle;
     struct node_peer *peer;
-    struct run *run;          /* RUN; SYNC once its run is known */
+    struct run *run; /* RUN; SYNC once its run is known */
     struct crdt_sync *sync;
     bool outgoing;
 };
@@ -199,8 +199,8 @@ struct node_peer *peers_find(struct node *node, const struct id *id);
 /* The peer's slot, taken if need be; NULL when the table is full of peers in use. */
 struct node_peer *peers_get(struct node *node, const struct id *id);
 /* Wants a connection for this long from now on; addrs are hints. */
-struct node_peer *peers_want(struct node *node, const struct id *id, const struct net_addr *addrs, size_t count,
-                             uint64_t for_ns);
+struct node_peer *peers_want(struct node *node, const struct id *id, const struct net_addr *addrs,
+                             size_t count, uint64_t for_ns);
 void peers_add_addr(struct node *node, struct node_peer *peer, const struct net_addr *addr);
 void peers_connected(struct node *node, const struct quic_event *event);
 void peers_disconnected(struct node *node, const struct quic_event *event);

@@ -1,4 +1,5 @@
-/* The daemon's log: one line an event, to standard error or a file, with peer-triggered lines rate-limited. */
+/* The daemon's log: one line an event, to standard error or a file, with peer-triggered lines rate-limited.
+ */
 #ifndef DUNLIN_NODE_LOG_H
 #define DUNLIN_NODE_LOG_H
 
@@ -6,7 +7,10 @@
 
 #include "base/trace.h"
 
-enum { LOG_BURST = 20, LOG_PER_SECOND = 5 }; /* of one event kind; what is dropped is counted in the next line */
+enum {
+    LOG_BURST = 20,
+    LOG_PER_SECOND = 5
+}; /* of one event kind; what is dropped is counted in the next line */
 
 struct node_log {
     FILE *out;

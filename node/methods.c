@@ -20,7 +20,8 @@ const struct control_method node_methods[] = {
     {"dht.providers", "key ", method_dht_providers},
     {"dht.provide", "key ", method_dht_provide},
     {"run.create",
-     "data name width layers heads context batch round_ms rounds lr seed codec alpha beta gamma train isolated ",
+     "data name width layers heads context batch round_ms rounds lr seed codec alpha beta gamma train "
+     "isolated ",
      method_run_create},
     {"run.join", "run data isolated ", method_run_join},
     {"run.leave", "run ", method_run_leave},
@@ -82,8 +83,8 @@ static void reply_dropped(struct node *node, struct reply *r)
     struct net_seal_stats seal = net_seal_stats(node->seal);
     struct dht_counts dht = dht_counts(node->dht, node_now_ns());
     reply_map(r, "dropped");
-#define X(name, text)                                                                                     \
-    if (strncmp(#name, "dropped_", 8) == 0)                                                               \
+#define X(name, text)                                                                                        \
+    if (strncmp(#name, "dropped_", 8) == 0)                                                                  \
         reply_uint(r, #name + 8, seal.name);
     NET_SEAL_STATS(X)
 #undef X
@@ -106,9 +107,10 @@ static void reply_clock(struct node *node, struct reply *r)
     reply_int(r, "offset_ms", offset_ms);
     reply_uint(r, "peers", peers);
     if (llabs(offset_ms) > 120 * 1000) {
-        (void)snprintf(warning, sizeof warning,
-                       "this machine's clock is %lld s %s those of %zu peers: set it (timedatectl set-ntp true)",
-                       llabs(offset_ms) / 1000, offset_ms > 0 ? "behind" : "ahead of", peers);
+        (void)snprintf(
+            warning, sizeof warning,
+            "this machine's clock is %lld s %s those of %zu peers: set it (timedatectl set-ntp true)",
+            llabs(offset_ms) / 1000, offset_ms > 0 ? "behind" : "ahead of", peers);
         reply_str(r, "warning", warning);
     } else {
         reply_nil(r, "warning");
@@ -197,9 +199,12 @@ void method_status(void *user, struct control_call *call, const struct pack_read
 
 static const char *route_name(const struct node *node, const struct id *id)
 {
-    static const char *const names[] = {
-        [0] = "none", [NAT_ROUTE_LAN] = "lan",           [NAT_ROUTE_DIRECT6] = "direct6",
-        [NAT_ROUTE_DIRECT4] = "direct4", [NAT_ROUTE_OBSERVED] = "observed", [NAT_ROUTE_RELAYED] = "relayed"};
+    static const char *const names[] = {[0] = "none",
+                                        [NAT_ROUTE_LAN] = "lan",
+                                        [NAT_ROUTE_DIRECT6] = "direct6",
+                                        [NAT_ROUTE_DIRECT4] = "direct4",
+                                        [NAT_ROUTE_OBSERVED] = "observed",
+                                        [NAT_ROUTE_RELAYED] = "relayed"};
     struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
     int count = nat_path_candidates(node->path, id, info, NAT_PATH_CANDIDATES_MAX);
     for (int i = 0; i < count; i++) {
@@ -289,7 +294,8 @@ bool method_id(struct node *node, struct control_call *call, const char *text, s
     if (count == 1)
         return true;
     control_fail(call, count == 0 ? ERR_NOT_FOUND : ERR_INVALID,
-                 count == 0 ? "'%s' begins no known id; give all 52 characters" : "'%s' begins several ids", text);
+                 count == 0 ? "'%s' begins no known id; give all 52 characters" : "'%s' begins several ids",
+                 text);
     return false;
 }
 
@@ -489,8 +495,7 @@ static void reply_record_addrs(struct reply *r, const struct dht_record *record)
     reply_end(r);
 }
 
-static void ping_answered(struct node_wait *wait, struct control_call *call,
-                          const struct dht_event *event)
+static void ping_answered(struct node_wait *wait, struct control_call *call, const struct dht_event *event)
 {
     bool more = --wait->pings_left > 0;
     wait->seq++;
@@ -525,7 +530,8 @@ static void find_done(struct node *node, struct node_wait *wait, struct control_
     }
     wait->used = false;
     if (newest == NULL) {
-        control_fail(call, event->err < 0 ? event->err : ERR_NOT_FOUND, "no address of this peer is known to the DHT");
+        control_fail(call, event->err < 0 ? event->err : ERR_NOT_FOUND,
+                     "no address of this peer is known to the DHT");
         return;
     }
     struct reply *r = control_answer(call);

@@ -1,4 +1,5 @@
-/* Handlers of the control socket's methods; methods.c lists them, docs/protocol/control.md says what each answers. */
+/* Handlers of the control socket's methods; methods.c lists them, docs/protocol/control.md says what each
+ * answers. */
 #ifndef DUNLIN_NODE_METHODS_INTERNAL_H
 #define DUNLIN_NODE_METHODS_INTERNAL_H
 
@@ -29,8 +30,8 @@ void method_checkpoint_export(void *user, struct control_call *call, const struc
 void method_limit(void *user, struct control_call *call, const struct pack_reader *params);
 void method_stop(void *user, struct control_call *call, const struct pack_reader *params);
 
-/* The run that params name by id, unique prefix of it, or name; answers the call with an error and returns NULL when
- * there is none.  Without a "run" parameter it is the only run. */
+/* The run that params name by id, unique prefix of it, or name; answers the call with an error and returns
+ * NULL when there is none.  Without a "run" parameter it is the only run. */
 struct run *method_run(struct node *node, struct control_call *call, const struct pack_reader *params);
 /* Resolves an id or unique prefix among peers, contacts and run members.  False: the call was answered. */
 bool method_id(struct node *node, struct control_call *call, const char *text, struct id *out);

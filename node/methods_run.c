@@ -182,7 +182,8 @@ void method_run_leave(void *user, struct control_call *call, const struct pack_r
     answer_run(call, run);
 }
 
-static void pause_run(struct node *node, struct control_call *call, const struct pack_reader *params, bool paused)
+static void pause_run(struct node *node, struct control_call *call, const struct pack_reader *params,
+                      bool paused)
 {
     struct run *run = method_run(node, call, params);
     if (run == NULL)
@@ -285,14 +286,17 @@ static void decode_value(const struct crdt_view *view, char out[DECODED_SIZE])
 {
     struct gossip_member member;
     struct gossip_progress progress;
-    if (view->record.key.slot == CRDT_SLOT_MEMBER && gossip_member_decode(view->record.value, &member) == ERR_OK)
-        (void)snprintf(out, DECODED_SIZE, "member since round %" PRIu64 ", %zu addresses", member.joined_round,
-                       member.addr_count);
+    if (view->record.key.slot == CRDT_SLOT_MEMBER &&
+        gossip_member_decode(view->record.value, &member) == ERR_OK)
+        (void)snprintf(out, DECODED_SIZE, "member since round %" PRIu64 ", %zu addresses",
+                       member.joined_round, member.addr_count);
     else if (view->record.key.slot == CRDT_SLOT_PROGRESS &&
              gossip_progress_decode(view->record.value, &progress) == ERR_OK)
-        (void)snprintf(out, DECODED_SIZE, "round %" PRIu64 ", %" PRIu64 " tokens, training loss %.4f, validation "
-                       "loss %.4f, %" PRIu64 " merges, %" PRIu64 " skipped", progress.round, progress.tokens,
-                       progress.train_loss, progress.val_loss, progress.merges, progress.skipped);
+        (void)snprintf(out, DECODED_SIZE,
+                       "round %" PRIu64 ", %" PRIu64 " tokens, training loss %.4f, validation "
+                       "loss %.4f, %" PRIu64 " merges, %" PRIu64 " skipped",
+                       progress.round, progress.tokens, progress.train_loss, progress.val_loss,
+                       progress.merges, progress.skipped);
     else
         (void)snprintf(out, DECODED_SIZE, "unknown slot");
 }
@@ -363,8 +367,8 @@ static void export_weights(struct weights_job *job)
     struct store_io io = store_io_system();
     job->bytes = train_safetensors_bytes(&job->layout);
     uint8_t *image = malloc(job->bytes);
-    job->result = image == NULL ? ERR_NO_MEMORY
-                                : train_safetensors_write(&job->layout, job->params, image, job->bytes);
+    job->result =
+        image == NULL ? ERR_NO_MEMORY : train_safetensors_write(&job->layout, job->params, image, job->bytes);
     if (job->result == ERR_OK) {
         hash_content(bytes_of(image, job->bytes), &job->digest);
         job->result = store_file_write(&io, job->path, bytes_of(image, job->bytes), 0644, true);
@@ -404,7 +408,8 @@ static void weights_used(void *user, struct worker_job *base)
     struct node *node = user;
     struct control_call *call = node->control == NULL ? NULL : control_resolve(node->control, job->call);
     if (call != NULL && job->result < 0) {
-        control_fail(call, job->result, "%s%s%s", job->exports ? job->path : "sample", ": ", err_text(job->result));
+        control_fail(call, job->result, "%s%s%s", job->exports ? job->path : "sample", ": ",
+                     err_text(job->result));
     } else if (call != NULL) {
         struct reply *r = control_answer(call);
         if (job->exports) {
@@ -422,7 +427,8 @@ static void weights_used(void *user, struct worker_job *base)
 
 void methods_snapshot(struct node *node, uint64_t tag, float *array)
 {
-    struct weights_job *job = (struct weights_job *)(uintptr_t)tag; /* a pointer is far above the small tags */
+    struct weights_job *job =
+        (struct weights_job *)(uintptr_t)tag; /* a pointer is far above the small tags */
     ASSERT(job->params == array);
     if (worker_submit(&node->disk_worker, &job->job) < 0) {
         struct control_call *call = control_resolve(node->control, job->call);
@@ -480,7 +486,8 @@ void method_sample(void *user, struct control_call *call, const struct pack_read
     (void)control_uint(params, "top_k", &top_k);
     (void)control_float(params, "temperature", &temperature);
     if (length < 1 || length > SAMPLE_MAX || top_k > 256 || !(temperature >= 0 && temperature <= 100)) {
-        control_fail(call, ERR_INVALID, "sample: length 1 to %d, top_k 0 to 256, temperature 0 to 100", SAMPLE_MAX);
+        control_fail(call, ERR_INVALID, "sample: length 1 to %d, top_k 0 to 256, temperature 0 to 100",
+                     SAMPLE_MAX);
         return;
     }
     struct weights_job *job = new_weights_job(run, call);
@@ -521,7 +528,8 @@ void method_checkpoint_save(void *user, struct control_call *call, const struct 
     if (run == NULL)
         return;
     if (run->stage < RUN_TRAINING || run->stage == RUN_FAILED) {
-        control_fail(call, ERR_STATE, "run %s has nothing to save yet: it is %s", run->name, run_stage_name(run));
+        control_fail(call, ERR_STATE, "run %s has nothing to save yet: it is %s", run->name,
+                     run_stage_name(run));
         return;
     }
     run_save(run);

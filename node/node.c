@@ -48,7 +48,8 @@ struct run *node_run_of(struct node *node, const struct id *id)
 static uint64_t deadline(struct node *node, uint64_t now_ns)
 {
     uint64_t first = now_ns + HOUSEKEEPING_S * NODE_SECOND_NS;
-    const uint64_t others[] = {wire_deadline_ns(node, now_ns), peers_deadline_ns(node), methods_deadline_ns(node),
+    const uint64_t others[] = {wire_deadline_ns(node, now_ns), peers_deadline_ns(node),
+                               methods_deadline_ns(node),
                                node->stopping ? node->stop_deadline_ns : UINT64_MAX};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         first = others[i] < first ? others[i] : first;
@@ -93,8 +94,8 @@ static void save_contacts(struct node *node)
         pack_id(&w, &rows[i].contact.id);
         pack_bin(&w, bytes_of(addr, net_addr_encode(&rows[i].contact.addr, addr)));
     }
-    if (count > 0 && store_put(node->store, STORE_LAZY, bytes_of_text("p"), bytes_of(value, pack_writer_len(&w)),
-                               NULL) < 0)
+    if (count > 0 && store_put(node->store, STORE_LAZY, bytes_of_text("p"),
+                               bytes_of(value, pack_writer_len(&w)), NULL) < 0)
         node_info(node, TRACE_LEVEL_DEBUG, "contacts could not be saved");
 }
 
@@ -185,7 +186,8 @@ static void begin_end(struct node *node)
     quic_disconnect_all(node->quic, node_now_ns(), ERR_CLOSED);
     wire_flush(node);
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
-        if (node->runs[i].used && !node->runs[i].job_busy && !node->runs[i].saving && !node->runs[i].publishing)
+        if (node->runs[i].used && !node->runs[i].job_busy && !node->runs[i].saving &&
+            !node->runs[i].publishing)
             run_release(&node->runs[i]);
     }
     worker_stop(&node->merge_worker);

@@ -1,7 +1,8 @@
 /* Whom we want to be connected to, where they are, and what we tell others of our own addresses.
  *
- * A wanted peer without a connection gets, in this order: probes to every address we know; a DHT lookup of its peer
- * record, repeated with back-off; and, once a route answers, a QUIC connection dialled by the lower id. */
+ * A wanted peer without a connection gets, in this order: probes to every address we know; a DHT lookup of
+ * its peer record, repeated with back-off; and, once a route answers, a QUIC connection dialled by the lower
+ * id. */
 #include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,14 @@
 #include "base/hash.h"
 #include "node/internal.h"
 
-enum { LOOKUP_MIN_S = 2, LOOKUP_MAX_S = 60, DIAL_S = 3, OWN_ADDRS_S = 60, SEED_RETRY_S = 30, PEER_KEEP_S = 300 };
+enum {
+    LOOKUP_MIN_S = 2,
+    LOOKUP_MAX_S = 60,
+    DIAL_S = 3,
+    OWN_ADDRS_S = 60,
+    SEED_RETRY_S = 30,
+    PEER_KEEP_S = 300
+};
 
 struct node_peer *peers_find(struct node *node, const struct id *id)
 {
@@ -52,8 +60,8 @@ struct node_peer *peers_get(struct node *node, const struct id *id)
     return peer;
 }
 
-/* What is worth offering to the path layer.  Loopback addresses only make sense on one machine: there the peer's
- * probe or the seed's address tells. */
+/* What is worth offering to the path layer.  Loopback addresses only make sense on one machine: there the
+ * peer's probe or the seed's address tells. */
 static enum nat_route_kind kind_of(const struct net_addr *addr)
 {
     if (net_addr_scope(addr) != NET_SCOPE_GLOBAL)
@@ -90,8 +98,8 @@ void peers_add_addr(struct node *node, struct node_peer *peer, const struct net_
         peer->addr_count--; /* all candidates are in better standing */
 }
 
-struct node_peer *peers_want(struct node *node, const struct id *id, const struct net_addr *addrs, size_t count,
-                             uint64_t for_ns)
+struct node_peer *peers_want(struct node *node, const struct id *id, const struct net_addr *addrs,
+                             size_t count, uint64_t for_ns)
 {
     uint64_t now_ns = node_now_ns();
     struct node_peer *peer = peers_get(node, id);
@@ -135,7 +143,8 @@ void peers_connected(struct node *node, const struct quic_event *event)
 void peers_disconnected(struct node *node, const struct quic_event *event)
 {
     struct node_peer *peer = peers_find(node, &event->peer);
-    trace_emit(&node->trace, event->err == ERR_AUTH || event->err == ERR_TLS ? TRACE_CONN_REFUSED : TRACE_CONN_DOWN,
+    trace_emit(&node->trace,
+               event->err == ERR_AUTH || event->err == ERR_TLS ? TRACE_CONN_REFUSED : TRACE_CONN_DOWN,
                node_now_ns(), &event->peer, 0, 0, event->err);
     if (peer == NULL)
         return;
@@ -226,8 +235,8 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     const struct net_seed *seed = &node->config.seeds[resolving->seed];
     node->resolving[resolving->seed] = false;
     if (status < 0 && status != UV_ECANCELED)
-        node_info(node, TRACE_LEVEL_WARN, "seed %s:%u: %s; trying again in %d s", seed->host, (unsigned)seed->port,
-                  uv_strerror(status), SEED_RETRY_S);
+        node_info(node, TRACE_LEVEL_WARN, "seed %s:%u: %s; trying again in %d s", seed->host,
+                  (unsigned)seed->port, uv_strerror(status), SEED_RETRY_S);
     for (const struct addrinfo *at = found; at != NULL && !node->stopping; at = at->ai_next) {
         struct dht_contact contact = {.id = seed->id};
         contact.addr.port = seed->port;
@@ -265,11 +274,12 @@ static void resolve_seeds(struct node *node, uint64_t now_ns)
         resolving->node = node;
         resolving->seed = i;
         node->resolving[i] = true;
-        /* Numeric addresses come without a look-up; AI_ADDRCONFIG must not hide loopback on offline machines. */
+        /* Numeric addresses come without a look-up; AI_ADDRCONFIG must not hide loopback on offline machines.
+         */
         if (strpbrk(node->config.seeds[i].host, "ghijklmnopqrstuvwxyz") == NULL)
             hints.ai_flags = 0;
-        if (uv_getaddrinfo(&node->loop, &resolving->request, on_resolved, node->config.seeds[i].host, NULL, &hints) <
-            0) {
+        if (uv_getaddrinfo(&node->loop, &resolving->request, on_resolved, node->config.seeds[i].host, NULL,
+                           &hints) < 0) {
             node->resolving[i] = false;
             free(resolving);
         }
@@ -308,7 +318,8 @@ static void add_interfaces(struct node *node, struct net_addr addrs[], size_t *c
             memcpy(addr.ip, &at->address.address6.sin6_addr, 16);
         }
         enum net_scope scope = net_addr_scope(&addr);
-        if (net_uv_socket_has(node->socket, addr.family) && (scope == NET_SCOPE_GLOBAL || scope == NET_SCOPE_PRIVATE))
+        if (net_uv_socket_has(node->socket, addr.family) &&
+            (scope == NET_SCOPE_GLOBAL || scope == NET_SCOPE_PRIVATE))
             add_own(node, addrs, count, &addr);
     }
     uv_free_interface_addresses(interfaces, interface_count);

@@ -10,7 +10,7 @@ enum { REPLY_DEPTH_MAX = 8 };
 struct reply {
     struct pack_writer out;
     struct {
-        size_t count_at;    /* where the 16-bit count stands in the buffer */
+        size_t count_at; /* where the 16-bit count stands in the buffer */
         unsigned count;
         bool is_map;
     } open[REPLY_DEPTH_MAX];

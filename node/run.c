@@ -37,11 +37,12 @@ static uint64_t buffer_bytes(const struct train_layout *layout, const struct gos
 {
     uint64_t floats = 4 * (uint64_t)layout->arena_floats * sizeof(float);
     uint64_t blobs = RUN_BLOBS * shape->encoded_bytes[GOSSIP_CODEC_FP32];
-    return floats + blobs + 5 * shape->encoded_bytes[GOSSIP_CODEC_FP32]; /* states, fetch, two receive buffers */
+    return floats + blobs +
+           5 * shape->encoded_bytes[GOSSIP_CODEC_FP32]; /* states, fetch, two receive buffers */
 }
 
-static int shape_of(const struct run_config *config, struct train_layout *layout, struct gossip_tensor tensors[],
-                    struct gossip_layout *shape, char why[NODE_ERROR_SIZE])
+static int shape_of(const struct run_config *config, struct train_layout *layout,
+                    struct gossip_tensor tensors[], struct gossip_layout *shape, char why[NODE_ERROR_SIZE])
 {
     struct train_model_config model = {
         .width = config->width, .layers = config->layers, .heads = config->heads, .context = config->context};
@@ -53,9 +54,10 @@ static int shape_of(const struct run_config *config, struct train_layout *layout
         const struct train_tensor *tensor = &layout->tensors[i];
         size_t end = i + 1 < layout->tensor_count ? layout->tensors[i + 1].offset : layout->arena_floats;
         bool matrix = tensor->kind == TRAIN_MATRIX || tensor->kind == TRAIN_EMBEDDING;
-        tensors[i] = (struct gossip_tensor){.offset = tensor->offset,
-                                            .count = end - tensor->offset, /* padding travels along as zeros */
-                                            .kind = matrix ? GOSSIP_TENSOR_MATRIX : GOSSIP_TENSOR_VECTOR};
+        tensors[i] =
+            (struct gossip_tensor){.offset = tensor->offset,
+                                   .count = end - tensor->offset, /* padding travels along as zeros */
+                                   .kind = matrix ? GOSSIP_TENSOR_MATRIX : GOSSIP_TENSOR_VECTOR};
     }
     result = gossip_layout_of(tensors, layout->tensor_count, shape);
     if (result < 0)
@@ -82,10 +84,11 @@ static int check_memory(const struct node *node, const struct run_config *config
     uint64_t free_bytes = uv_get_free_memory();
     if (need <= free_bytes || free_bytes == 0)
         return ERR_OK;
-    (void)snprintf(why, NODE_ERROR_SIZE,
-                   "the run needs %llu MiB of memory and %llu MiB are free: end other programs, lower --threads, "
-                   "or choose a run with a smaller model or batch",
-                   (unsigned long long)(need >> 20), (unsigned long long)(free_bytes >> 20));
+    (void)snprintf(
+        why, NODE_ERROR_SIZE,
+        "the run needs %llu MiB of memory and %llu MiB are free: end other programs, lower --threads, "
+        "or choose a run with a smaller model or batch",
+        (unsigned long long)(need >> 20), (unsigned long long)(free_bytes >> 20));
     return ERR_NO_MEMORY;
 }
 
@@ -180,11 +183,13 @@ static int build(struct run *run, char why[NODE_ERROR_SIZE])
 {
     struct crdt_entry genesis;
     struct node *node = run->node;
-    if (crdt_chain_genesis(&run->chain, &genesis) < 0 || run_config_decode(genesis.config, &run->config) < 0) {
+    if (crdt_chain_genesis(&run->chain, &genesis) < 0 ||
+        run_config_decode(genesis.config, &run->config) < 0) {
         (void)snprintf(why, NODE_ERROR_SIZE, "this run was made by another version of Dunlin");
         return ERR_VERSION;
     }
-    (void)snprintf(run->name, sizeof run->name, "%.*s", (int)genesis.name.len, (const char *)genesis.name.data);
+    (void)snprintf(run->name, sizeof run->name, "%.*s", (int)genesis.name.len,
+                   (const char *)genesis.name.data);
     run->has_chain = true;
     int result = check_memory(node, &run->config, why);
     if (result == ERR_OK)
@@ -236,9 +241,10 @@ static int start(struct run *run, char why[NODE_ERROR_SIZE])
         if (node->peers[i].used && node->peers[i].connected)
             state_sync(node, &node->peers[i], run);
     }
-    node_info(node, TRACE_LEVEL_INFO, "run %s: %zu parameters, %llu MiB of memory, rounds of %u ms", run->name,
-              run->layout.parameter_count,
-              (unsigned long long)(run_memory_bytes(&run->config, node->config.threads) >> 20), run->config.round_ms);
+    node_info(node, TRACE_LEVEL_INFO, "run %s: %zu parameters, %llu MiB of memory, rounds of %u ms",
+              run->name, run->layout.parameter_count,
+              (unsigned long long)(run_memory_bytes(&run->config, node->config.threads) >> 20),
+              run->config.round_ms);
     return ERR_OK;
 }
 
@@ -286,8 +292,8 @@ static int new_run(struct node *node, const struct id *id, const char *data, boo
     return ERR_OK;
 }
 
-int run_create(struct node *node, const char *name, const struct run_config *config, const char *data, bool isolated,
-               struct run **out, char why[NODE_ERROR_SIZE])
+int run_create(struct node *node, const char *name, const struct run_config *config, const char *data,
+               bool isolated, struct run **out, char why[NODE_ERROR_SIZE])
 {
     uint8_t encoded[RUN_CONFIG_BYTES_MAX];
     uint8_t entry[CRDT_ENTRY_MAX];
@@ -331,7 +337,8 @@ int run_join(struct node *node, const struct id *id, const char *data, bool isol
     return ERR_OK;
 }
 
-int run_resume_stored(struct node *node, const struct id *id, struct bytes settings, char why[NODE_ERROR_SIZE])
+int run_resume_stored(struct node *node, const struct id *id, struct bytes settings,
+                      char why[NODE_ERROR_SIZE])
 {
     struct pack_token tokens[16];
     struct pack_reader r = pack_parse(settings, tokens, 16);
@@ -343,11 +350,21 @@ int run_resume_stored(struct node *node, const struct id *id, struct bytes setti
     }
     for (size_t left = pack_read_map(&r, 8); left > 0; left--) {
         switch (pack_read_key(&r, &seen)) {
-        case 1: pack_read_text(&r, run->data, sizeof run->data); break;
-        case 2: run->isolated = pack_read_bool(&r); break;
-        case 3: run->joined_round = pack_read_uint(&r, UINT64_MAX); break;
-        case 4: run->paused = pack_read_bool(&r); break;
-        default: pack_skip(&r); break;
+        case 1:
+            pack_read_text(&r, run->data, sizeof run->data);
+            break;
+        case 2:
+            run->isolated = pack_read_bool(&r);
+            break;
+        case 3:
+            run->joined_round = pack_read_uint(&r, UINT64_MAX);
+            break;
+        case 4:
+            run->paused = pack_read_bool(&r);
+            break;
+        default:
+            pack_skip(&r);
+            break;
         }
     }
     run->stage = RUN_CHAIN;
@@ -486,7 +503,10 @@ static void sync_tick(struct run *run, uint64_t now_ns)
     bool connected = quic_peer_count(run->node->quic) > 0;
     bool owner_alone = id_equal(&run->chain.owner, &run->node->identity.id) && run->round == 0;
     if (run->stage_deadline_ns == 0)
-        run->stage_deadline_ns = now_ns + (owner_alone ? 0 : connected ? SYNC_S : SYNC_ALONE_S) * NODE_SECOND_NS;
+        run->stage_deadline_ns = now_ns + (owner_alone ? 0
+                                           : connected ? SYNC_S
+                                                       : SYNC_ALONE_S) *
+                                              NODE_SECOND_NS;
     if (now_ns >= run->stage_deadline_ns && !run->evaluating)
         synced(run, now_ns);
 }
@@ -521,11 +541,13 @@ uint64_t run_deadline_ns(const struct run *run)
     uint64_t next = UINT64_MAX;
     if (run->leaving)
         return run->job_busy || run->saving || run->publishing ? UINT64_MAX : 0;
-    if (run->stage == RUN_CHAIN || run->stage == RUN_FETCHING || (run->stage == RUN_SYNCING && !run->evaluating))
+    if (run->stage == RUN_CHAIN || run->stage == RUN_FETCHING ||
+        (run->stage == RUN_SYNCING && !run->evaluating))
         next = run->stage_deadline_ns;
     else if (run->stage == RUN_TRAINING && !run->paused)
         next = run->boundary_ns;
-    if (run->stage == RUN_TRAINING && !run->saving && run->round > run->saved_round && run->save_next_ns < next)
+    if (run->stage == RUN_TRAINING && !run->saving && run->round > run->saved_round &&
+        run->save_next_ns < next)
         next = run->save_next_ns;
     return next < first ? next : first;
 }

@@ -1,8 +1,8 @@
 /* One run on this node: its life from joining to leaving, and the rounds between.
  *
- * Everything here happens on the loop thread.  Long work is handed to the run's trainer thread (steps, snapshots,
- * evaluation) and to the node's two workers (merging, disk), and comes back as events; the stage says what is
- * awaited, and no stage waits for a peer without a deadline.
+ * Everything here happens on the loop thread.  Long work is handed to the run's trainer thread (steps,
+ * snapshots, evaluation) and to the node's two workers (merging, disk), and comes back as events; the stage
+ * says what is awaited, and no stage waits for a peer without a deadline.
  *
  *                 chain known     data read        swarm ahead?
  *   CHAIN ──────► LOADING ──────► SYNCING ───────► FETCHING ──┐
@@ -12,8 +12,9 @@
  *                                                                     ▼                     │
  *                                                      SNAPSHOT ► ENCODING ► EXCHANGING ► MERGING ► APPLYING
  *
- * From EXCHANGING on, training goes on; MERGE or SOLO comes from gossip/ at most half a round later.  PAUSED is a flag
- * beside the stage: the trainer rests, rounds go on without us.  FAILED and FINISHED end it; LEFT forgets it. */
+ * From EXCHANGING on, training goes on; MERGE or SOLO comes from gossip/ at most half a round later.  PAUSED
+ * is a flag beside the stage: the trainer rests, rounds go on without us.  FAILED and FINISHED end it; LEFT
+ * forgets it. */
 #ifndef DUNLIN_NODE_RUN_H
 #define DUNLIN_NODE_RUN_H
 
@@ -30,9 +31,9 @@ struct node;
 
 enum {
     RUN_NAME_SIZE = CRDT_NAME_MAX + 1,
-    RUN_BLOBS = 3,            /* encoded snapshots: one lent to gossip, one being written, one spare */
-    RUN_FETCH_PEERS_MAX = 8,  /* donors tried before starting from the seed */
-    RUN_EVALUATE_ROUNDS = 8,  /* validation loss is measured every so many rounds */
+    RUN_BLOBS = 3,           /* encoded snapshots: one lent to gossip, one being written, one spare */
+    RUN_FETCH_PEERS_MAX = 8, /* donors tried before starting from the seed */
+    RUN_EVALUATE_ROUNDS = 8, /* validation loss is measured every so many rounds */
 };
 
 enum run_stage {
@@ -88,24 +89,24 @@ struct run {
     uint8_t *fetch_buffer;
     struct gossip_history history;
 
-    uint64_t round;       /* of the exchange in progress, or the last one */
+    uint64_t round; /* of the exchange in progress, or the last one */
     uint64_t joined_round;
     uint64_t boundary_ns; /* when the next round ends */
     uint64_t round_began_ns;
-    uint64_t stage_deadline_ns; /* CHAIN, SYNCING, FETCHING: try something else then */
+    uint64_t stage_deadline_ns;  /* CHAIN, SYNCING, FETCHING: try something else then */
     struct gossip_event outcome; /* MERGE or SOLO of this round, once known */
     bool has_outcome;
     bool merge_reported; /* gossip/ waits for gossip_merge_done */
     struct id partner;
     struct gossip_merge_report report;
     size_t fetch_tries;
-    bool publishing;         /* a state is being encoded for joiners */
+    bool publishing; /* a state is being encoded for joiners */
     uint64_t published_round;
     bool state_wanted; /* behind: fetch at the next boundary */
 
-    bool job_busy;         /* a merge-worker job of this run is under way */
-    bool saving;           /* a checkpoint is being written */
-    bool save_again;       /* asked for while one was written */
+    bool job_busy;   /* a merge-worker job of this run is under way */
+    bool saving;     /* a checkpoint is being written */
+    bool save_again; /* asked for while one was written */
     uint64_t saved_round;
     uint64_t save_next_ns; /* not before */
     uint64_t save_took_ns;
@@ -121,12 +122,13 @@ struct run {
     uint64_t repair_next_ns;
 };
 
-/* Makes a new run with this genesis config and starts training.  *out is owned by the node.  Errors fill why. */
-MUST_USE int run_create(struct node *node, const char *name, const struct run_config *config, const char *data,
-                        bool isolated, struct run **out, char why[NODE_ERROR_SIZE]);
+/* Makes a new run with this genesis config and starts training.  *out is owned by the node.  Errors fill why.
+ */
+MUST_USE int run_create(struct node *node, const char *name, const struct run_config *config,
+                        const char *data, bool isolated, struct run **out, char why[NODE_ERROR_SIZE]);
 /* Joins a run by id: finds its chain first.  ERR_EXISTS: is a member already. */
-MUST_USE int run_join(struct node *node, const struct id *id, const char *data, bool isolated, struct run **out,
-                      char why[NODE_ERROR_SIZE]);
+MUST_USE int run_join(struct node *node, const struct id *id, const char *data, bool isolated,
+                      struct run **out, char why[NODE_ERROR_SIZE]);
 /* Takes up a run found on disk at start. */
 MUST_USE int run_resume_stored(struct node *node, const struct id *id, struct bytes settings,
                                char why[NODE_ERROR_SIZE]);
@@ -147,6 +149,7 @@ void run_reply(struct run *run, struct reply *r);
 /* Memory the run needs, everything included. */
 uint64_t run_memory_bytes(const struct run_config *config, unsigned threads);
 
+/* The state that people and docs/protocol/control.md know: "training", "paused", ... */
 const char *run_stage_name(const struct run *run);
 
 #endif

@@ -48,7 +48,8 @@ int run_config_check(const struct run_config *c, const char **why)
         bool fine;
         const char *text;
     } rules[] = {
-        {c->width >= 16 && c->width <= 4096 && c->width % 8 == 0, "width must be 16 to 4096, a multiple of 8"},
+        {c->width >= 16 && c->width <= 4096 && c->width % 8 == 0,
+         "width must be 16 to 4096, a multiple of 8"},
         {c->layers >= 1 && c->layers <= 64, "layers must be 1 to 64"},
         {c->heads >= 1 && c->heads <= 64 && c->width % (c->heads == 0 ? 1 : c->heads) == 0,
          "heads must be 1 to 64 and divide width"},
@@ -106,21 +107,51 @@ int run_config_decode(struct bytes in, struct run_config *config)
     struct pack_reader r = pack_parse(in, tokens, sizeof tokens / sizeof tokens[0]);
     for (size_t left = pack_read_map(&r, 2 * KEY_COUNT); left > 0; left--) {
         switch (pack_read_key(&r, &seen)) {
-        case KEY_VERSION: version = pack_read_uint(&r, UINT32_MAX); break;
-        case KEY_WIDTH: c.width = (uint32_t)pack_read_uint(&r, UINT32_MAX); break;
-        case KEY_LAYERS: c.layers = (uint32_t)pack_read_uint(&r, UINT32_MAX); break;
-        case KEY_HEADS: c.heads = (uint32_t)pack_read_uint(&r, UINT32_MAX); break;
-        case KEY_CONTEXT: c.context = (uint32_t)pack_read_uint(&r, UINT32_MAX); break;
-        case KEY_BATCH: c.batch = (uint32_t)pack_read_uint(&r, UINT32_MAX); break;
-        case KEY_ROUND_MS: c.round_ms = (uint32_t)pack_read_uint(&r, UINT32_MAX); break;
-        case KEY_ROUNDS: c.rounds = (uint32_t)pack_read_uint(&r, UINT32_MAX); break;
-        case KEY_CODEC: c.codec = (uint32_t)pack_read_uint(&r, UINT32_MAX); break;
-        case KEY_LR: c.lr = pack_read_float(&r); break;
-        case KEY_ALPHA: c.alpha = pack_read_float(&r); break;
-        case KEY_BETA: c.beta = pack_read_float(&r); break;
-        case KEY_GAMMA: c.gamma = pack_read_float(&r); break;
-        case KEY_SEED: pack_read_exact(&r, c.seed, RUN_SEED_BYTES); break;
-        default: pack_skip(&r); break;
+        case KEY_VERSION:
+            version = pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_WIDTH:
+            c.width = (uint32_t)pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_LAYERS:
+            c.layers = (uint32_t)pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_HEADS:
+            c.heads = (uint32_t)pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_CONTEXT:
+            c.context = (uint32_t)pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_BATCH:
+            c.batch = (uint32_t)pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_ROUND_MS:
+            c.round_ms = (uint32_t)pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_ROUNDS:
+            c.rounds = (uint32_t)pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_CODEC:
+            c.codec = (uint32_t)pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_LR:
+            c.lr = pack_read_float(&r);
+            break;
+        case KEY_ALPHA:
+            c.alpha = pack_read_float(&r);
+            break;
+        case KEY_BETA:
+            c.beta = pack_read_float(&r);
+            break;
+        case KEY_GAMMA:
+            c.gamma = pack_read_float(&r);
+            break;
+        case KEY_SEED:
+            pack_read_exact(&r, c.seed, RUN_SEED_BYTES);
+            break;
+        default:
+            pack_skip(&r);
+            break;
         }
     }
     const char *why = NULL;

@@ -1,7 +1,7 @@
 /* What all members of a run must agree on: the payload of the run's genesis entry.
  *
- * A msgpack map of at most RUN_CONFIG_BYTES_MAX bytes.  The run id is the hash of the signed genesis entry, so none
- * of this can change under a run's id. */
+ * A msgpack map of at most RUN_CONFIG_BYTES_MAX bytes.  The run id is the hash of the signed genesis entry,
+ * so none of this can change under a run's id. */
 #ifndef DUNLIN_NODE_RUN_CONFIG_H
 #define DUNLIN_NODE_RUN_CONFIG_H
 
@@ -30,7 +30,8 @@ void run_config_default(struct run_config *config);
 MUST_USE int run_config_check(const struct run_config *config, const char **why);
 /* Returns the encoded length; cap of RUN_CONFIG_BYTES_MAX always suffices. */
 MUST_USE int run_config_encode(const struct run_config *config, uint8_t *out, size_t cap);
-/* ERR_MALFORMED: not a run config, or one that run_config_check refuses.  ERR_VERSION: made by a newer version. */
+/* ERR_MALFORMED: not a run config, or one that run_config_check refuses.  ERR_VERSION: made by a newer
+ * version. */
 MUST_USE int run_config_decode(struct bytes in, struct run_config *config);
 
 #endif

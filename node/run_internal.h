@@ -1,5 +1,5 @@
-/* What the files of a run share: run.c (joining, leaving, settings), run_round.c (rounds), run_state.c (weights from
- * disk and peers, checkpoints), run_view.c (registers in and out, answers for people). */
+/* What the files of a run share: run.c (joining, leaving, settings), run_round.c (rounds), run_state.c
+ * (weights from disk and peers, checkpoints), run_view.c (registers in and out, answers for people). */
 #ifndef DUNLIN_NODE_RUN_INTERNAL_H
 #define DUNLIN_NODE_RUN_INTERNAL_H
 
@@ -8,7 +8,8 @@
 /* Tags of trainer commands: what their answer is for. */
 enum run_tag { TAG_ROUND = 1, TAG_START, TAG_FETCHED, TAG_SAVE, TAG_EVALUATE, TAG_FINAL, TAG_CALL };
 
-/* Who shares the run: what the registers say.  Every answer is about other members, except where self is named. */
+/* Who shares the run: what the registers say.  Every answer is about other members, except where self is
+ * named. */
 struct run_swarm {
     size_t members;     /* live, self included */
     uint64_t round_max; /* furthest progress of any */

@@ -1,7 +1,7 @@
 /* Rounds: at each boundary a snapshot is taken, exchanged and merged while training goes on.
  *
- * The round clock ticks every round_ms whatever an exchange does; it is only held back while the difference of the
- * round before is still on its way into the trainer, which takes milliseconds. */
+ * The round clock ticks every round_ms whatever an exchange does; it is only held back while the difference
+ * of the round before is still on its way into the trainer, which takes milliseconds. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +23,8 @@ void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round)
     run_set_running(run);
     run_put_member(run, now_ns);
     run_put_progress(run);
-    node_info(run->node, TRACE_LEVEL_INFO, "run %s: training from round %llu", run->name, (unsigned long long)round);
+    node_info(run->node, TRACE_LEVEL_INFO, "run %s: training from round %llu", run->name,
+              (unsigned long long)round);
 }
 
 /* A blob that gossip/ does not read any more. */
@@ -156,8 +157,6 @@ static void merged(void *user, struct worker_job *base)
                        job->merge_result);
         } else {
             run->report = job->report;
-            trace_emit(&node->trace, TRACE_PAIR_MERGED, now_ns, &run->outcome.peer, (int64_t)job->round,
-                       (int64_t)(run->outcome.elapsed_ns / 1000000), 0);
         }
     }
     if (job->result < 0)
@@ -198,9 +197,6 @@ static void begin_merge(struct run *run)
             .partner_codec = outcome->codec,
             .partner_blob = outcome->blob,
         };
-    } else if (outcome->solo > GOSSIP_SOLO_UNPAIRED && !run->isolated) {
-        trace_emit(&run->node->trace, TRACE_PAIR_SKIPPED, now_ns, &run->partner, (int64_t)run->round, 0,
-                   outcome->err < 0 ? outcome->err : outcome->solo == GOSSIP_SOLO_DEADLINE ? ERR_TIMEOUT : ERR_BUSY);
     }
     submit(run, job);
 }
@@ -218,9 +214,9 @@ static void encoded(void *user, struct worker_job *base)
     if (run->stage == RUN_ENCODING) {
         struct run_blob *blob = &run->blobs[run->blob_now];
         run->stage = RUN_EXCHANGING;
-        if (!run->has_outcome &&
-            gossip_set_outgoing(run->gossip, now_ns, run->round, codec,
-                                bytes_of(blob->bytes, run->shape.encoded_bytes[codec]), run->blob_now) == ERR_OK)
+        if (!run->has_outcome && gossip_set_outgoing(run->gossip, now_ns, run->round, codec,
+                                                     bytes_of(blob->bytes, run->shape.encoded_bytes[codec]),
+                                                     run->blob_now) == ERR_OK)
             blob->lent = true;
         else if (!run->has_outcome)
             solo(run, GOSSIP_SOLO_SUPERSEDED);
@@ -349,7 +345,8 @@ void run_round_tick(struct run *run, uint64_t now_ns)
     if (run->stage != RUN_TRAINING || run->paused || now_ns < run->boundary_ns)
         return;
     run_swarm_now(run, &swarm);
-    bool far_behind = !run->isolated && swarm.has_donor && swarm.round_max > run->round + GOSSIP_ROUND_LAG_MAX;
+    bool far_behind =
+        !run->isolated && swarm.has_donor && swarm.round_max > run->round + GOSSIP_ROUND_LAG_MAX;
     if (far_behind || run->state_wanted) {
         trace_emit(&run->node->trace, TRACE_ROUND_JUMP, now_ns, NULL, (int64_t)run->round,
                    (int64_t)swarm.round_max, 0);

@@ -1,4 +1,5 @@
-/* Weights from elsewhere and to the disk: checkpoints, states fetched from peers, states served to joiners. */
+/* Weights from elsewhere and to the disk: checkpoints, states fetched from peers, states served to joiners.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,8 +26,8 @@ struct disk_job {
     int result;
 };
 
-/* What a checkpoint remembers beside the weights: {1: tokens, 2: merges, 3: skipped, 4: joined round, 5: history,
- * 6: validation loss at the start}. */
+/* What a checkpoint remembers beside the weights: {1: tokens, 2: merges, 3: skipped, 4: joined round, 5:
+ * history, 6: validation loss at the start}. */
 static size_t encode_meta(const struct run *run, uint8_t out[META_BYTES])
 {
     struct pack_writer w = pack_writer_of(out, META_BYTES);
@@ -54,10 +55,18 @@ static void decode_meta(struct run *run, struct bytes in)
     uint32_t seen = 0;
     for (size_t left = pack_read_map(&r, 16); left > 0; left--) {
         switch (pack_read_key(&r, &seen)) {
-        case 1: run->tokens_before = pack_read_uint(&r, UINT64_MAX); break;
-        case 2: run->merges_before = pack_read_uint(&r, UINT64_MAX); break;
-        case 3: run->skipped_before = pack_read_uint(&r, UINT64_MAX); break;
-        case 4: run->joined_round = pack_read_uint(&r, UINT64_MAX); break;
+        case 1:
+            run->tokens_before = pack_read_uint(&r, UINT64_MAX);
+            break;
+        case 2:
+            run->merges_before = pack_read_uint(&r, UINT64_MAX);
+            break;
+        case 3:
+            run->skipped_before = pack_read_uint(&r, UINT64_MAX);
+            break;
+        case 4:
+            run->joined_round = pack_read_uint(&r, UINT64_MAX);
+            break;
         case 5:
             for (size_t count = pack_read_array(&r, GOSSIP_HISTORY); count > 0; count--) {
                 double distance = pack_read_float(&r);
@@ -65,8 +74,12 @@ static void decode_meta(struct run *run, struct bytes in)
                     gossip_history_push(&run->history, distance);
             }
             break;
-        case 6: run->val_loss_start = pack_read_float(&r); break;
-        default: pack_skip(&r); break;
+        case 6:
+            run->val_loss_start = pack_read_float(&r);
+            break;
+        default:
+            pack_skip(&r);
+            break;
         }
     }
 }
@@ -132,7 +145,8 @@ static void checkpoint_was_read(void *user, struct worker_job *base)
         if (train_thread_snapshot(run->trainer, TAG_START, run->phi) < 0)
             run_fail(run, "the trainer does not answer");
     } else if (run->stage == RUN_LOADING) {
-        run_fail(run, "checkpoint in %s/runs cannot be used (%s): move it away to start from a peer's weights",
+        run_fail(run,
+                 "checkpoint in %s/runs cannot be used (%s): move it away to start from a peer's weights",
                  node->config.dir, err_text(job->result));
     }
     free_disk_job(job, false);
@@ -200,7 +214,8 @@ static void write_checkpoint(struct worker_job *base)
     if (job->result < 0)
         return;
     for (size_t i = 0; i < CHECKPOINT_SECTIONS && job->result == ERR_OK; i++)
-        job->result = sections[i].len == 0 ? ERR_OK : checkpoint_write(&writer, sections[i].data, sections[i].len);
+        job->result =
+            sections[i].len == 0 ? ERR_OK : checkpoint_write(&writer, sections[i].data, sections[i].len);
     if (job->result == ERR_OK)
         job->result = checkpoint_commit(&writer);
     else
@@ -216,16 +231,17 @@ static void checkpoint_was_written(void *user, struct worker_job *base)
     uint64_t now_ns = node_now_ns();
     run->saving = false;
     if (job->result < 0) {
-        node_info(node, TRACE_LEVEL_ERROR, "run %s: checkpoint of round %llu in %s/runs not written: %s; the one "
-                  "before is intact", run->name, (unsigned long long)job->info.round, job->dir,
-                  err_text(job->result));
+        node_info(node, TRACE_LEVEL_ERROR,
+                  "run %s: checkpoint of round %llu in %s/runs not written: %s; the one "
+                  "before is intact",
+                  run->name, (unsigned long long)job->info.round, job->dir, err_text(job->result));
     } else {
         run->saved_round = job->info.round;
         run->save_took_ns = job->took_ns;
     }
     uint64_t pause_ns = SAVE_SHARE * job->took_ns;
-    run->save_next_ns = now_ns + (pause_ns > SAVE_INTERVAL_S * NODE_SECOND_NS ? pause_ns
-                                                                              : SAVE_INTERVAL_S * NODE_SECOND_NS);
+    run->save_next_ns =
+        now_ns + (pause_ns > SAVE_INTERVAL_S * NODE_SECOND_NS ? pause_ns : SAVE_INTERVAL_S * NODE_SECOND_NS);
     free_disk_job(job, true);
     if (run->save_again) {
         run->save_again = false;
@@ -287,7 +303,7 @@ void run_begin_fetch(struct run *run, uint64_t now_ns)
     run->stage = RUN_FETCHING;
     run_set_running(run);
     run->stage_deadline_ns = UINT64_MAX; /* STATE or FETCH_FAILED ends it */
-    if (!swarm.has_donor) { /* nobody is left: our weights are the best there are */
+    if (!swarm.has_donor) {              /* nobody is left: our weights are the best there are */
         run_enter_training(run, now_ns, run->round);
         return;
     }
@@ -322,7 +338,8 @@ static void take_state(struct worker_job *base)
 {
     struct state_job *job = (struct state_job *)(void *)base;
     struct run *run = job->run;
-    job->result = gossip_decode(GOSSIP_CODEC_FP32, run->tensors, run->layout.tensor_count, job->blob, run->theta);
+    job->result =
+        gossip_decode(GOSSIP_CODEC_FP32, run->tensors, run->layout.tensor_count, job->blob, run->theta);
     if (job->result < 0)
         return;
     memcpy(run->phi, run->theta, run->layout.arena_floats * sizeof(float));
@@ -387,7 +404,8 @@ static void encode_state(struct worker_job *base)
     struct run *run = job->run;
     uint8_t *out = run->states[job->slot].bytes;
     size_t len = run->shape.encoded_bytes[GOSSIP_CODEC_FP32];
-    job->result = gossip_encode(GOSSIP_CODEC_FP32, run->tensors, run->layout.tensor_count, run->phi, out, len);
+    job->result =
+        gossip_encode(GOSSIP_CODEC_FP32, run->tensors, run->layout.tensor_count, run->phi, out, len);
     hash_content(bytes_of(out, len), &job->digest);
 }
 
@@ -398,8 +416,10 @@ static void state_was_encoded(void *user, struct worker_job *base)
     uint64_t now_ns = node_now_ns();
     run->states[job->slot].lent = false;
     if (job->result == ERR_OK && run->gossip != NULL && !run->leaving) {
-        struct bytes blob = bytes_of(run->states[job->slot].bytes, run->shape.encoded_bytes[GOSSIP_CODEC_FP32]);
-        if (gossip_set_state(run->gossip, now_ns, job->round, blob, &job->digest, RUN_BLOBS + job->slot) == ERR_OK) {
+        struct bytes blob =
+            bytes_of(run->states[job->slot].bytes, run->shape.encoded_bytes[GOSSIP_CODEC_FP32]);
+        if (gossip_set_state(run->gossip, now_ns, job->round, blob, &job->digest, RUN_BLOBS + job->slot) ==
+            ERR_OK) {
             run->states[job->slot].lent = true;
             run->state_digest = job->digest;
         }
@@ -453,6 +473,7 @@ void run_state_tick(struct run *run, uint64_t now_ns)
 {
     if (run->stage == RUN_FETCHING && now_ns >= run->stage_deadline_ns)
         run_begin_fetch(run, now_ns);
-    if (run->stage == RUN_TRAINING && !run->saving && now_ns >= run->save_next_ns && run->round > run->saved_round)
+    if (run->stage == RUN_TRAINING && !run->saving && now_ns >= run->save_next_ns &&
+        run->round > run->saved_round)
         run_save(run);
 }

@@ -153,7 +153,8 @@ void run_put_progress(struct run *run)
         .skipped = skipped(run),
         .phi = run->state_digest,
     };
-    put(run, CRDT_SLOT_PROGRESS, value, gossip_progress_encode(&progress, value, sizeof value), PROGRESS_LIFE_S);
+    put(run, CRDT_SLOT_PROGRESS, value, gossip_progress_encode(&progress, value, sizeof value),
+        PROGRESS_LIFE_S);
 }
 
 static void reply_loss(struct reply *r, const char *key, double loss)
@@ -167,11 +168,16 @@ static void reply_loss(struct reply *r, const char *key, double loss)
 static void reply_solo(struct reply *r, const struct gossip_counters *counters)
 {
     static const char *const names[GOSSIP_SOLO_COUNT] = {
-        [GOSSIP_SOLO_UNPAIRED] = "unpaired",       [GOSSIP_SOLO_DEADLINE] = "deadline",
-        [GOSSIP_SOLO_UNREACHABLE] = "unreachable", [GOSSIP_SOLO_BROKEN] = "broken",
-        [GOSSIP_SOLO_BUSY] = "busy",               [GOSSIP_SOLO_MALFORMED] = "malformed",
-        [GOSSIP_SOLO_UNCONFIRMED] = "unconfirmed", [GOSSIP_SOLO_SUPERSEDED] = "superseded",
-        [GOSSIP_SOLO_NO_BUFFER] = "no-buffer",     [GOSSIP_SOLO_PAUSED] = "paused",
+        [GOSSIP_SOLO_UNPAIRED] = "unpaired",
+        [GOSSIP_SOLO_DEADLINE] = "deadline",
+        [GOSSIP_SOLO_UNREACHABLE] = "unreachable",
+        [GOSSIP_SOLO_BROKEN] = "broken",
+        [GOSSIP_SOLO_BUSY] = "busy",
+        [GOSSIP_SOLO_MALFORMED] = "malformed",
+        [GOSSIP_SOLO_UNCONFIRMED] = "unconfirmed",
+        [GOSSIP_SOLO_SUPERSEDED] = "superseded",
+        [GOSSIP_SOLO_NO_BUFFER] = "no-buffer",
+        [GOSSIP_SOLO_PAUSED] = "paused",
     };
     reply_map(r, "skipped_by");
     for (size_t reason = 1; counters != NULL && reason < GOSSIP_SOLO_COUNT; reason++) {
@@ -261,7 +267,8 @@ void run_reply_members(struct run *run, struct reply *r)
         reply_loss(r, "val_loss", progress.val_loss);
         reply_uint(r, "merges", progress.merges);
         reply_uint(r, "skipped", progress.skipped);
-        reply_float(r, "age_s", now_ms > view.record.issued_ms ? (double)(now_ms - view.record.issued_ms) / 1e3 : 0);
+        reply_float(r, "age_s",
+                    now_ms > view.record.issued_ms ? (double)(now_ms - view.record.issued_ms) / 1e3 : 0);
         reply_bool(r, "self", id_equal(&view.record.key.author, &run->node->identity.id));
         reply_end(r);
     }

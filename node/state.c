@@ -97,7 +97,8 @@ static bool load_record(void *user, struct bytes key, struct bytes value)
 static int load_all(struct node *node, char why[NODE_ERROR_SIZE])
 {
     static const uint8_t prefixes[] = {'s', CRDT_STORE_CHAIN, CRDT_STORE_RECORD, CRDT_STORE_PROOF};
-    bool (*const visits[])(void *, struct bytes, struct bytes) = {load_run, load_chain, load_record, load_record};
+    bool (*const visits[])(void *, struct bytes, struct bytes) = {load_run, load_chain, load_record,
+                                                                  load_record};
     struct loading loading = {.node = node};
     for (size_t i = 0; i < sizeof prefixes; i++) {
         int result = store_iterate(node->store, bytes_of(&prefixes[i], 1), visits[i], &loading);
@@ -107,7 +108,8 @@ static int load_all(struct node *node, char why[NODE_ERROR_SIZE])
         }
     }
     if (loading.rows > 0)
-        node_info(node, TRACE_LEVEL_INFO, "%zu records loaded, %zu dropped (expired or of runs that were left)",
+        node_info(node, TRACE_LEVEL_INFO,
+                  "%zu records loaded, %zu dropped (expired or of runs that were left)",
                   loading.rows - loading.refused, loading.refused);
     return ERR_OK;
 }
@@ -126,8 +128,8 @@ int state_open(struct node *node, char why[NODE_ERROR_SIZE])
     struct store_config config = store_config_default(node->config.dir);
     config.state_changed = on_store_state;
     config.user = node;
-    int result = net_uv_channel_open(&node->store_events, &node->loop, sizeof(struct store_news), 16, on_store_news,
-                                     node);
+    int result = net_uv_channel_open(&node->store_events, &node->loop, sizeof(struct store_news), 16,
+                                     on_store_news, node);
     if (result < 0)
         return result;
     result = store_open(&config, &node->store, &text);
@@ -164,8 +166,8 @@ void state_close(struct node *node)
     node->store_events = NULL;
 }
 
-/* Sends one item to a peer on our long-lived stream of fresh records.  A full stream drops it: the next repair
- * brings it. */
+/* Sends one item to a peer on our long-lived stream of fresh records.  A full stream drops it: the next
+ * repair brings it. */
 static void push_to(struct node *node, struct node_peer *peer, const struct crdt_item *item)
 {
     size_t taken = 0;
@@ -204,12 +206,13 @@ static void learn_member(struct node *node, const struct crdt_event *event)
     struct gossip_member member;
     struct crdt_record record;
     struct run *run = node_run_of(node, &event->key.run);
-    if (run == NULL || event->key.slot != CRDT_SLOT_MEMBER || id_equal(&event->key.author, &node->identity.id))
+    if (run == NULL || event->key.slot != CRDT_SLOT_MEMBER ||
+        id_equal(&event->key.author, &node->identity.id))
         return;
     if (crdt_record_decode(event->record, &record) < 0 || gossip_member_decode(record.value, &member) < 0)
         return;
-    struct node_peer *peer = peers_want(node, &event->key.author, member.addrs, member.addr_count,
-                                        120 * NODE_SECOND_NS);
+    struct node_peer *peer =
+        peers_want(node, &event->key.author, member.addrs, member.addr_count, 120 * NODE_SECOND_NS);
     if (peer != NULL)
         peer->runs |= UINT32_C(1) << (run - node->runs);
 }
@@ -228,7 +231,8 @@ static void keep(struct node *node, const struct crdt_event *event)
         push(node, event, &(struct crdt_item){.record = event->record});
         break;
     case CRDT_EQUIVOCATION:
-        trace_emit(&node->trace, TRACE_EQUIVOCATION, node_now_ns(), &event->key.author, 0, 0, ERR_EQUIVOCATION);
+        trace_emit(&node->trace, TRACE_EQUIVOCATION, node_now_ns(), &event->key.author, 0, 0,
+                   ERR_EQUIVOCATION);
         result = store_put(node->store, STORE_DURABLE, key, event->proof, NULL);
         push(node, event, &(struct crdt_item){.record = event->record, .other = event->other});
         break;
@@ -275,7 +279,8 @@ void state_sync(struct node *node, struct node_peer *peer, struct run *run)
         return;
     if (crdt_sync_open(node->replica, &run->id, peer->serial, &node->rng, &node->alloc, &session) < 0)
         return;
-    if (quic_stream_open(node->quic, node_now_ns(), &peer->id, STREAM_SERVICE_SYNC, STREAM_CLASS_STATE, &handle) < 0) {
+    if (quic_stream_open(node->quic, node_now_ns(), &peer->id, STREAM_SERVICE_SYNC, STREAM_CLASS_STATE,
+                         &handle) < 0) {
         crdt_sync_close(session);
         return;
     }
@@ -368,9 +373,10 @@ void state_push_frame(struct node *node, struct node_peer *peer, struct bytes fr
     if (count < 0)
         trace_emit(&node->trace, TRACE_RECORD_REFUSED, node_now_ns(), &peer->id, 0, 0, count);
     for (int i = 0; i < count; i++) {
-        int result = items[i].other.len > 0
-                         ? crdt_replica_apply_proof(node->replica, peer->serial, items[i].record, items[i].other)
-                         : crdt_replica_apply(node->replica, node_wall_ms(), peer->serial, items[i].record);
+        int result =
+            items[i].other.len > 0
+                ? crdt_replica_apply_proof(node->replica, peer->serial, items[i].record, items[i].other)
+                : crdt_replica_apply(node->replica, node_wall_ms(), peer->serial, items[i].record);
         if (result < 0 && result != ERR_STALE && result != ERR_NOT_FOUND) {
             node->records_refused++;
             trace_emit(&node->trace, TRACE_RECORD_REFUSED, node_now_ns(), &peer->id, 0, 0, result);
@@ -427,13 +433,20 @@ void state_rpc_request(struct node *node, const struct rpc_event *event)
     uint32_t seen = 0;
     for (size_t left = pack_read_map(&r, 4); left > 0; left--) {
         switch (pack_read_key(&r, &seen)) {
-        case 1: pack_read_id(&r, &id); break;
-        case 2: from = pack_read_uint(&r, CRDT_CHAIN_MAX); break;
-        default: pack_skip(&r); break;
+        case 1:
+            pack_read_id(&r, &id);
+            break;
+        case 2:
+            from = pack_read_uint(&r, CRDT_CHAIN_MAX);
+            break;
+        default:
+            pack_skip(&r);
+            break;
         }
     }
     if (event->method != NODE_RPC_CHAIN || !pack_done(&r) || (seen & 2) == 0) {
-        rpc_refuse(node->rpc, event->token, event->method != NODE_RPC_CHAIN ? ERR_UNSUPPORTED : ERR_MALFORMED);
+        rpc_refuse(node->rpc, event->token,
+                   event->method != NODE_RPC_CHAIN ? ERR_UNSUPPORTED : ERR_MALFORMED);
         return;
     }
     const struct run *run = node_run_of(node, &id);

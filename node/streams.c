@@ -177,14 +177,15 @@ bool streams_drain(struct node *node, uint64_t now_ns)
     return any;
 }
 
-static void open_exchange(struct node *node, struct run *run, const struct gossip_action *action, uint64_t now_ns)
+static void open_exchange(struct node *node, struct run *run, const struct gossip_action *action,
+                          uint64_t now_ns)
 {
     uint64_t handle;
     struct node_peer *peer = peers_want(node, &action->peer, NULL, 0, 60 * NODE_SECOND_NS);
     int result = peer == NULL ? ERR_FULL : ERR_OK;
     if (result == ERR_OK)
-        result = quic_stream_open(node->quic, now_ns, &action->peer, STREAM_SERVICE_EXCHANGE, STREAM_CLASS_WEIGHTS,
-                                  &handle);
+        result = quic_stream_open(node->quic, now_ns, &action->peer, STREAM_SERVICE_EXCHANGE,
+                                  STREAM_CLASS_WEIGHTS, &handle);
     if (result < 0) {
         gossip_stream_open_failed(run->gossip, now_ns, action->tag,
                                   result == ERR_NOT_FOUND ? ERR_UNREACHABLE : result);
@@ -213,7 +214,8 @@ static void carry_out(struct node *node, struct run *run, const struct gossip_ac
         open_exchange(node, run, action, now_ns);
         break;
     case GOSSIP_ACTION_SEND:
-        /* The core was told the room, so only a stream that has just died refuses; its reset event follows. */
+        /* The core was told the room, so only a stream that has just died refuses; its reset event follows.
+         */
         if (quic_stream_send(node->quic, action->stream, action->frame) < 0)
             trace_emit(&node->trace, TRACE_DATAGRAM_DROPPED, now_ns, &action->peer, 0, 0, ERR_CLOSED);
         break;
@@ -244,7 +246,8 @@ bool streams_gossip(struct node *node, struct run *run, uint64_t now_ns)
         carry_out(node, run, &action, now_ns);
         any = true;
         if (action.kind == GOSSIP_ACTION_SEND)
-            gossip_stream_writable(run->gossip, now_ns, action.stream, quic_stream_room(node->quic, action.stream));
+            gossip_stream_writable(run->gossip, now_ns, action.stream,
+                                   quic_stream_room(node->quic, action.stream));
     }
     return any;
 }

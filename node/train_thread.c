@@ -5,13 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "net/uv/channel.h"
 #include "train/trainer.h"
 
-enum { NOT_FINITE_MAX = 20 };
+enum { NOT_FINITE_MAX = 20, TRAINING_NICE = 5 };
 
 enum command_kind { SNAPSHOT, APPLY, LOAD, EXPORT, EVALUATE };
 
@@ -181,8 +182,8 @@ static void note_step(struct train_thread *t, const struct trainer_report *repor
     atomic_fetch_add(&t->meter.busy_ns, busy_ns);
 }
 
-/* Charges work to the share of the processor: processor time, not wall time, so that neither a busy machine nor
- * a stopped process is paid for twice. */
+/* Charges work to the share of the processor: processor time, not wall time, so that neither a busy machine
+ * nor a stopped process is paid for twice. */
 static void charge(struct train_thread *t, uint64_t began_ns, uint64_t cpu_ns)
 {
     unsigned pct = atomic_load(&t->cpu_pct);
@@ -222,7 +223,8 @@ static int open_trainer(struct train_thread *t, char why[TRAIN_WHY_SIZE])
     result = trainer_create_builtin(&t->options, t->data, &heap, &t->trainer);
     if (result < 0) {
         train_data_close(t->data);
-        (void)snprintf(why, TRAIN_WHY_SIZE, "training needs %zu bytes of memory: %s; choose a smaller model or batch",
+        (void)snprintf(why, TRAIN_WHY_SIZE,
+                       "training needs %zu bytes of memory: %s; choose a smaller model or batch",
                        trainer_bytes(&t->options), err_text(result));
     }
     return result;
@@ -278,6 +280,9 @@ static void *thread_main(void *arg)
 {
     struct train_thread *t = arg;
     char why[TRAIN_WHY_SIZE] = "";
+    /* Its threads inherit this: training yields to the loop, whose answers partners wait for, and to whatever
+     * else the machine's owner is doing.  Where it is refused, training merely does not yield. */
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), TRAINING_NICE);
     int result = open_trainer(t, why);
     if (result < 0) {
         emit_failure(t, why[0] != '\0' ? why : err_text(result));
@@ -310,8 +315,8 @@ int train_thread_start(struct train_thread **out, uv_loop_t *loop, const struct 
     int result = net_uv_inbox_create(&t->inbox, sizeof(struct command), TRAIN_THREAD_COMMANDS_MAX);
     if (result < 0)
         goto free_thread;
-    result = net_uv_channel_open(&t->events, loop, sizeof(struct train_thread_event), 4 * TRAIN_THREAD_COMMANDS_MAX,
-                                 on_event, t);
+    result = net_uv_channel_open(&t->events, loop, sizeof(struct train_thread_event),
+                                 4 * TRAIN_THREAD_COMMANDS_MAX, on_event, t);
     if (result < 0)
         goto destroy_inbox;
     result = ERR_IO;

@@ -1,9 +1,9 @@
-/* The trainer thread of one run: takes inner steps, keeps to its share of the processor, hands out snapshots and
- * takes in differences at step boundaries.  It never waits for a peer.
+/* The trainer thread of one run: takes inner steps, keeps to its share of the processor, hands out snapshots
+ * and takes in differences at step boundaries.  It never waits for a peer.
  *
- * Commands are queued from the loop thread and answered by events on it, in order.  Arrays named in a command are
- * lent to the thread until the event that answers it.  Between commands the thread takes one step after another;
- * a step is short, so a command is served within one step. */
+ * Commands are queued from the loop thread and answered by events on it, in order.  Arrays named in a command
+ * are lent to the thread until the event that answers it.  Between commands the thread takes one step after
+ * another; a step is short, so a command is served within one step. */
 #ifndef DUNLIN_NODE_TRAIN_THREAD_H
 #define DUNLIN_NODE_TRAIN_THREAD_H
 
@@ -51,8 +51,8 @@ struct train_thread_config {
 struct train_thread_meter {
     _Atomic uint64_t steps;
     _Atomic uint64_t tokens;
-    _Atomic uint64_t busy_ns;    /* time spent in steps */
-    _Atomic uint64_t loss_bits;  /* double: running mean of the training loss, nats per byte */
+    _Atomic uint64_t busy_ns;   /* time spent in steps */
+    _Atomic uint64_t loss_bits; /* double: running mean of the training loss, nats per byte */
 };
 
 struct train_thread;
@@ -63,16 +63,19 @@ size_t train_thread_memory_bytes(const struct run_config *run, unsigned threads)
 /* Starts the thread.  ERR_NO_MEMORY, ERR_IO: nothing was started. */
 MUST_USE int train_thread_start(struct train_thread **out, uv_loop_t *loop,
                                 const struct train_thread_config *config);
-/* Ends the thread after its present step and frees everything.  Events not yet delivered are delivered first. */
+/* Ends the thread after its present step and frees everything.  Events not yet delivered are delivered first.
+ */
 void train_thread_stop(struct train_thread *thread);
 
-/* Commands.  Each returns ERR_FULL when TRAIN_THREAD_COMMANDS_MAX wait: the thread hangs; nothing was lent then. */
+/* Commands.  Each returns ERR_FULL when TRAIN_THREAD_COMMANDS_MAX wait: the thread hangs; nothing was lent
+ * then. */
 /* Copies the weights into array [arena_floats]. */
 MUST_USE int train_thread_snapshot(struct train_thread *thread, uint64_t tag, float *array);
 /* Adds diff [arena_floats] to the weights. */
 MUST_USE int train_thread_apply(struct train_thread *thread, uint64_t tag, float *diff);
 /* Replaces the weights, and the optimizer's state when bytes are given (else its moments start afresh). */
-MUST_USE int train_thread_load(struct train_thread *thread, uint64_t tag, float *params, uint8_t *bytes, size_t len);
+MUST_USE int train_thread_load(struct train_thread *thread, uint64_t tag, float *params, uint8_t *bytes,
+                               size_t len);
 /* Asks for the optimizer's state. */
 MUST_USE int train_thread_export(struct train_thread *thread, uint64_t tag);
 /* Asks for the validation loss. */
@@ -84,6 +87,7 @@ void train_thread_set_cpu(struct train_thread *thread, unsigned cpu_pct);
 /* Part of the run that is done, 0..1: decides the learning rate. */
 void train_thread_set_progress(struct train_thread *thread, double progress);
 
+/* The thread's counters; valid until train_thread_stop. */
 const struct train_thread_meter *train_thread_meter(const struct train_thread *thread);
 
 #endif

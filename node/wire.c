@@ -1,5 +1,5 @@
-/* Datagrams in and out.  What arrives is QUIC's or a sealed message, which belongs to the path layer or the DHT;
- * what they want to say is sealed and sent.  Decisions are the cores', not made here. */
+/* Datagrams in and out.  What arrives is QUIC's or a sealed message, which belongs to the path layer or the
+ * DHT; what they want to say is sealed and sent.  Decisions are the cores', not made here. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +10,8 @@
 
 enum { BUSY_INTERVAL_MS = 200, CLOCK_INTERVAL_S = 60, SHAPER_BURST_DEFAULT = 0 };
 
-static void send_raw(struct node *node, uint64_t now_ns, const struct net_addr *to, const uint8_t *data, size_t len,
-                     size_t segment)
+static void send_raw(struct node *node, uint64_t now_ns, const struct net_addr *to, const uint8_t *data,
+                     size_t len, size_t segment)
 {
     /* Datagrams may be lost anywhere: a full queue or a missing route is counted by the socket. */
     int result = net_uv_socket_send(node->socket, to, data, len, segment);
@@ -31,7 +31,8 @@ void wire_send(struct node *node, uint64_t now_ns, const struct net_message *mes
     send_raw(node, now_ns, &message->addr, sealed, (size_t)len, 0);
 }
 
-static void receive_quic(struct node *node, uint64_t now_ns, const struct net_addr *from, struct bytes datagram)
+static void receive_quic(struct node *node, uint64_t now_ns, const struct net_addr *from,
+                         struct bytes datagram)
 {
     struct id known;
     struct id peer;
@@ -46,7 +47,8 @@ static void receive_quic(struct node *node, uint64_t now_ns, const struct net_ad
         send_raw(node, now_ns, from, reply.bytes, reply.len, 0);
 }
 
-static void receive_sealed(struct node *node, uint64_t now_ns, const struct net_addr *from, struct bytes datagram)
+static void receive_sealed(struct node *node, uint64_t now_ns, const struct net_addr *from,
+                           struct bytes datagram)
 {
     struct net_message message;
     int result = net_seal_open(node->seal, now_ns, node_wall_ms(), from, datagram, &message);
@@ -109,7 +111,8 @@ static int open_path(struct node *node)
     return ERR_OK;
 }
 
-static void sign_dht(void *user, const char *label, struct bytes message, uint8_t signature[NET_SIGNATURE_BYTES])
+static void sign_dht(void *user, const char *label, struct bytes message,
+                     uint8_t signature[NET_SIGNATURE_BYTES])
 {
     net_identity_sign(user, label, message, signature);
 }
@@ -378,8 +381,11 @@ void wire_tick(struct node *node, uint64_t now_ns)
 uint64_t wire_deadline_ns(struct node *node, uint64_t now_ns)
 {
     const uint64_t deadlines[] = {
-        nat_path_deadline_ns(node->path), dht_deadline_ns(node->dht), quic_deadline_ns(node->quic, now_ns),
-        rpc_deadline_ns(node->rpc),       node->clock_next_ns,
+        nat_path_deadline_ns(node->path),
+        dht_deadline_ns(node->dht),
+        quic_deadline_ns(node->quic, now_ns),
+        rpc_deadline_ns(node->rpc),
+        node->clock_next_ns,
         quic_peer_count(node->quic) > 0 ? node->busy_next_ns : UINT64_MAX,
     };
     uint64_t first = UINT64_MAX;

@@ -1,5 +1,5 @@
-/* A thread that runs jobs one after another, for work that must not block the loop: merging and encoding weights,
- * writing checkpoints.  Jobs go in from the loop thread and come back to it. */
+/* A thread that runs jobs one after another, for work that must not block the loop: merging and encoding
+ * weights, writing checkpoints.  Jobs go in from the loop thread and come back to it. */
 #ifndef DUNLIN_NODE_WORKER_H
 #define DUNLIN_NODE_WORKER_H
 

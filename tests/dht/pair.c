@@ -167,7 +167,8 @@ void pair_run(struct pair *p, uint64_t ns)
     }
 }
 
-const struct dht_event *pair_event(const struct pair *p, size_t node, enum dht_event_kind kind, uint32_t handle)
+const struct dht_event *pair_event(const struct pair *p, size_t node, enum dht_event_kind kind,
+                                   uint32_t handle)
 {
     for (size_t i = 0; i < p->nodes[node].event_count; i++) {
         const struct dht_event *e = &p->nodes[node].events[i];

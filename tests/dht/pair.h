@@ -1,5 +1,5 @@
-/* A few cores joined by an in-memory queue and a clock moved by hand, with a signature check that costs nothing:
- * the signature of a message is its hash with the owner's id. */
+/* A few cores joined by an in-memory queue and a clock moved by hand, with a signature check that costs
+ * nothing: the signature of a message is its hash with the owner's id. */
 #ifndef DUNLIN_TESTS_DHT_PAIR_H
 #define DUNLIN_TESTS_DHT_PAIR_H
 
@@ -43,7 +43,8 @@ void pair_pump(struct pair *p);
 /* Advances the clock in steps at the cores' deadlines, pumping. */
 void pair_run(struct pair *p, uint64_t ns);
 /* The event with this handle and kind, or NULL. */
-const struct dht_event *pair_event(const struct pair *p, size_t node, enum dht_event_kind kind, uint32_t handle);
+const struct dht_event *pair_event(const struct pair *p, size_t node, enum dht_event_kind kind,
+                                   uint32_t handle);
 /* All join through node 0. */
 void pair_join(struct pair *p);
 

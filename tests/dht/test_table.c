@@ -1,5 +1,5 @@
-/* Only who answered enters, only the doubtful leave, groups stay small; 10,000 random operations keep the table
- * equal to a naive model of it. */
+/* Only who answered enters, only the doubtful leave, groups stay small; 10,000 random operations keep the
+ * table equal to a naive model of it. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +59,8 @@ Test(dht_table, full_bucket_caches_and_evicts_only_doubtful, .init = setup)
     cr_assert_eq(buckets[0].cached, DHT_CACHE);
     struct id victim = pair_id(in_bucket(0, 3));
     cr_assert_null(dht_table_doubtful(&table, 20, 0, 20));
-    cr_assert_not(dht_table_failed(&table, 20, &victim, true), "good: the first failure only makes it doubtful");
+    cr_assert_not(dht_table_failed(&table, 20, &victim, true),
+                  "good: the first failure only makes it doubtful");
     cr_assert(id_equal(&dht_table_doubtful(&table, 20, 0, 20)->contact.id, &victim));
     cr_assert_not(dht_table_failed(&table, 21, &victim, false), "our own line may be dead");
     cr_assert(dht_table_failed(&table, 22, &victim, true));
@@ -152,7 +153,8 @@ static int by_distance(const void *a, const void *b)
     return dht_id_nearer(sort_target, &xp, &yp);
 }
 
-static void compare_closest(const struct model *models, size_t count, uint64_t now_ns, const struct id *target)
+static void compare_closest(const struct model *models, size_t count, uint64_t now_ns,
+                            const struct id *target)
 {
     struct model sorted[64];
     size_t live = 0;
@@ -171,7 +173,8 @@ static void compare_closest(const struct model *models, size_t count, uint64_t n
     }
 }
 
-/* With 64 numbers the far buckets overflow, so a number that the table caches is not `in` until it is entered. */
+/* With 64 numbers the far buckets overflow, so a number that the table caches is not `in` until it is
+ * entered. */
 Test(dht_table, ten_thousand_random_operations, .init = setup)
 {
     struct rng_seeded stream;
@@ -204,7 +207,8 @@ Test(dht_table, ten_thousand_random_operations, .init = setup)
             struct id id = pair_id(models[i].number);
             const struct dht_entry *e = dht_table_get(&table, &id, false);
             if (e != NULL && !models[i].in)
-                models[i] = (struct model){.number = models[i].number, .in = true, .answered_ns = e->answered_ns};
+                models[i] =
+                    (struct model){.number = models[i].number, .in = true, .answered_ns = e->answered_ns};
             cr_assert_eq(e != NULL, models[i].in);
         }
         dht_table_check(&table);

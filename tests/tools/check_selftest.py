@@ -105,6 +105,7 @@ CASES = [
     ("tools/broken", "#!/usr/bin/env bash\nif\n", r"tools/broken:1: script: "),
     ("tools/plain.sh", "#!/bin/sh\ntrue\n", r"plain\.sh:1: script: .*not executable"),
     ("docs/lost.md", "See [this](nowhere.md).\n", r"lost\.md:1: link: nowhere\.md"),
+    ("docs/protocol/dht.md", "# dht\n", r"protocol/dht\.md:1: link: no row"),
     ("store/alone.c", "int store_alone(void);\n", r"store/alone\.c:1: readme: store/README\.md is missing"),
     ("nat/CMakeLists.txt", "add_compile_options(-ffast" + "-math)\n", r"CMakeLists\.txt:1: banned: "),
 ]

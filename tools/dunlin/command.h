@@ -102,6 +102,8 @@ json_t *command_value(enum value_kind kind, const char *text);
 const char *command_value_expected(enum value_kind kind);
 
 /* Commands that need no daemon (local.c, compare.c). */
+/* Prints a result the way the daemon's are printed, takes it, and returns the exit code. */
+int local_print(const struct cli *cli, json_t *result, void (*show)(const json_t *result));
 int local_id(const struct cli *cli, const json_t *params);
 int local_version(const struct cli *cli, const json_t *params);
 int local_verify(const struct cli *cli, const json_t *params);

@@ -10,7 +10,7 @@ static const struct option ping_options[] = {
 };
 
 static const struct option create_options[] = {
-    {"--data", "data", VALUE_PATH, "PATH", "text to train on: a file, or a directory of files"},
+    {"--data", "data", VALUE_PATH, "PATH", "text to train on: a file, or a directory of files (needed)"},
     {"--name", "name", VALUE_TEXT, "NAME", "name shown in tables"},
     {"--width", "width", VALUE_COUNT, "N", "width of the model"},
     {"--layers", "layers", VALUE_COUNT, "N", "transformer layers"},
@@ -49,6 +49,11 @@ static const struct option limit_options[] = {
     {"--cpu", "cpu_pct", VALUE_PERCENT, "PERCENT", "share of the machine for training, such as 40%"},
     {"--up", "up_bytes_s", VALUE_RATE, "RATE",
      "upload in bytes a second, such as 500K or 2M; none: no limit"},
+    {0},
+};
+
+static const struct option compare_options[] = {
+    {"--data", "data", VALUE_PATH, "PATH", "text whose validation part the models are measured on"},
     {0},
 };
 
@@ -171,6 +176,18 @@ const struct command cli_commands[] = {
      .arguments = {RUN_ARGUMENT, {"path", "FILE", VALUE_PATH, false, false}},
      .method = "checkpoint.export",
      .show = show_checkpoint_written},
+    {.name = "checkpoint verify",
+     .summary = "check a model or checkpoint file (needs no daemon)",
+     .arguments = {{"path", "FILE", VALUE_PATH, false, false}},
+     .run = local_verify},
+    {.name = "checkpoint compare",
+     .summary = "loss of models of one run, of their mean, and their spread",
+     .details = "Reads .safetensors files that 'dunlin checkpoint export' wrote on different nodes, and "
+                "measures each\n"
+                "and their mean on the validation part of the text. Needs no daemon.",
+     .arguments = {{"files", "FILE", VALUE_PATH, false, true}},
+     .options = compare_options,
+     .run = local_compare},
     {.name = "limit",
      .summary = "show or set the upload cap and the CPU share",
      .options = limit_options,

@@ -107,6 +107,6 @@ void show_dht_providers(const json_t *result)
 
 void show_dht_provide(const json_t *result)
 {
-    (void)result;
-    (void)printf("Announced. The record is renewed for as long as the daemon runs.\n");
+    (void)printf("Announced to %" PRIu64 " nodes; renewed for as long as the daemon runs.\n",
+                 value_count(result, "stored"));
 }

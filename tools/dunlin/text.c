@@ -203,19 +203,22 @@ void text_list_field(const char *label, const json_t *array)
 
 void text_counts_field(const char *label, const json_t *object)
 {
-    if (json_object_size(object) == 0)
-        return;
-    (void)printf("%-*s ", FIELD_WIDTH, label);
     json_t *walk = (json_t *)(uintptr_t)object; /* jansson's iterators want it mutable; nothing is changed */
-    const char *separator = "";
+    bool begun = false;
     const char *key;
     json_t *count;
     json_object_foreach(walk, key, count)
     {
-        (void)printf("%s", separator);
+        if (json_number_value(count) == 0)
+            continue;
+        if (begun)
+            (void)printf(", ");
+        else
+            (void)printf("%-*s ", FIELD_WIDTH, label);
         text_write_safe(stdout, key, false);
         (void)printf(" %.0f", json_number_value(count));
-        separator = ", ";
+        begun = true;
     }
-    (void)fputc('\n', stdout);
+    if (begun)
+        (void)fputc('\n', stdout);
 }

@@ -48,7 +48,8 @@ void table_finish(struct table *table, const char *empty);
 void text_field(const char *label, const char *format, ...) PRINTF_LIKE(2, 3);
 /* An array of strings on one line, with commas; "-" when it is empty or missing. */
 void text_list_field(const char *label, const json_t *array);
-/* An object of counters on one line: "bad tag 3, replay 1"; nothing at all when it is empty or missing. */
+/* An object of counters on one line: "bad tag 3, replay 1"; counters of 0 are left out, and without any
+ * other there is no line at all. */
 void text_counts_field(const char *label, const json_t *object);
 
 #endif
