@@ -4,14 +4,21 @@
 
 #include "dht/internal.h"
 
-static void add_contacts(struct dht *d, uint64_t now_ns, const struct dht_contact *from,
+/* True when room ran out before the contacts did. */
+static bool add_contacts(struct dht *d, uint64_t now_ns, const struct dht_contact *from,
                          const struct id *target, struct dht_wire *reply, size_t room)
 {
     const struct dht_entry *near[DHT_K];
     size_t count = dht_table_closest(&d->table, now_ns, target, true, &from->id, net_addr_scope(&from->addr),
                                      near, DHT_K);
-    for (size_t i = 0; i < count && room >= DHT_WIRE_CONTACT_MAX; i++, room -= DHT_WIRE_CONTACT_MAX)
+    for (size_t i = 0; i < count; i++) {
+        size_t need = DHT_WIRE_CONTACT_MAX - (near[i]->contact.addr.family == NET_FAMILY_V4 ? 12 : 0);
+        if (need > room)
+            return true;
         reply->contacts[reply->contact_count++] = near[i]->contact;
+        room -= need;
+    }
+    return false;
 }
 
 /* Takes one record while at least half of the room stays for contacts, which lead on; the first always. */
@@ -100,24 +107,24 @@ static void meet(struct dht *d, uint64_t now_ns, const struct dht_contact *from,
         (void)dht_ask(d, now_ns, DHT_PING, DHT_FOR_TABLE, 0, from);
 }
 
-static void fill_reply(struct dht *d, uint64_t now_ns, const struct dht_contact *from,
+/* True when contacts were left out for want of room. */
+static bool fill_reply(struct dht *d, uint64_t now_ns, const struct dht_contact *from,
                        const struct dht_wire *m, bool proven, size_t limit, struct dht_wire *reply)
 {
-    size_t head = DHT_WIRE_HEAD + 2 * DHT_WIRE_CONTACTS_HEAD;
+    size_t head = DHT_WIRE_HEAD + DHT_WIRE_CONTACTS_HEAD;
     size_t room = limit > head ? limit - head : 0;
     switch ((enum dht_kind)m->kind) {
     case DHT_FIND:
-        add_contacts(d, now_ns, from, &m->target, reply, limit);
-        break;
+        return add_contacts(d, now_ns, from, &m->target, reply, room);
     case DHT_GET:
+        room -= room > 2 ? 2 : room; /* head of the values */
         add_values(d, m, reply, room / 2);
         for (size_t i = 0; i < reply->value_count; i++)
             room -= reply->values[i].len + 3 < room ? reply->values[i].len + 3 : room;
-        add_contacts(d, now_ns, from, &m->target, reply, room);
-        break;
+        return add_contacts(d, now_ns, from, &m->target, reply, room);
     case DHT_STORE:
         reply->status = serve_store(d, now_ns, from, m, proven);
-        break;
+        return false;
     case DHT_PING:
     case DHT_PONG:
     case DHT_NODES:
@@ -125,6 +132,7 @@ static void fill_reply(struct dht *d, uint64_t now_ns, const struct dht_contact 
     case DHT_STORED:
         break;
     }
+    return false;
 }
 
 int dht_serve(struct dht *d, uint64_t now_ns, const struct dht_contact *from, const struct dht_wire *m,
@@ -148,10 +156,10 @@ int dht_serve(struct dht *d, uint64_t now_ns, const struct dht_contact *from, co
     reply.client = d->config.client;
     reply.has_token = true;
     dht_tokens_make(&d->tokens, from, reply.token);
-    fill_reply(d, now_ns, from, m, proven, limit, &reply);
+    bool short_of_room = fill_reply(d, now_ns, from, m, proven, limit, &reply);
     bool cut = false;
     size_t len = dht_wire_encode_reply(&reply, slot->body, limit, &cut);
-    if (cut)
+    if (cut || (short_of_room && limit < NET_BODY_MAX))
         d->counts.cut++;
     if (len > 0)
         dht_send_commit(d, from, reply.kind, len);

@@ -53,7 +53,7 @@ struct rpc {
     uint64_t now_ns;
     size_t slot_count, frame_max;
     struct slot *slots; /* own calls, then requests */
-    uint8_t *frames;
+    uint8_t *frames, *scratch;
     size_t next; /* where the search for an action goes on */
     size_t calls, requests;
     struct {
@@ -87,11 +87,12 @@ int rpc_create(struct rpc **out, const struct rpc_config *cfg)
     rpc->slot_count = cfg->calls_max + cfg->requests_max;
     rpc->frame_max = cfg->body_max + RPC_HEAD_MAX;
     rpc->slots = allocator_get(&cfg->allocator, rpc->slot_count, sizeof *rpc->slots);
-    rpc->frames = allocator_get(&cfg->allocator, rpc->slot_count, rpc->frame_max);
+    rpc->frames = allocator_get(&cfg->allocator, rpc->slot_count + 1, rpc->frame_max);
     if (rpc->slots == NULL || rpc->frames == NULL) {
         rpc_destroy(rpc);
         return ERR_NO_MEMORY;
     }
+    rpc->scratch = rpc->frames + rpc->slot_count * rpc->frame_max;
     for (size_t i = 0; i < rpc->slot_count; i++) {
         rpc->slots[i].frame = rpc->frames + i * rpc->frame_max;
         rpc->slots[i].request = i >= cfg->calls_max;
@@ -208,8 +209,9 @@ int rpc_call(struct rpc *rpc, uint64_t now_ns, const struct id *peer, uint16_t m
         return ERR_FULL;
     uint64_t timeout_ms = (deadline_ns - now_ns + MILLISECOND_NS - 1) / MILLISECOND_NS;
     struct rpc_request_message message = {.method = method, .timeout_ms = (uint32_t)timeout_ms, .body = body};
-    slot->len = rpc_request_encode(&message, slot->frame, rpc->frame_max);
+    slot->len = rpc_request_encode(&message, rpc->scratch, rpc->frame_max);
     ASSERT(slot->len > 0);
+    memcpy(slot->frame, rpc->scratch, slot->len);
     slot->state = SLOT_OPENING;
     slot->method = method;
     slot->deadline_ns = deadline_ns;
@@ -235,8 +237,10 @@ static int answer(struct rpc *rpc, uint64_t token, const struct rpc_reply_messag
         return ERR_OK;
     if (message->body.len > rpc->cfg.body_max)
         return ERR_TOO_LARGE;
-    slot->len = rpc_reply_encode(message, slot->frame, rpc->frame_max);
+    /* The body may lie in this very slot: whoever echoes a request passes it back. */
+    slot->len = rpc_reply_encode(message, rpc->scratch, rpc->frame_max);
     ASSERT(slot->len > 0);
+    memcpy(slot->frame, rpc->scratch, slot->len);
     slot->state = SLOT_SENDING;
     return ERR_OK;
 }
@@ -333,7 +337,7 @@ void rpc_stream_ended(struct rpc *rpc, uint64_t now_ns, uint64_t handle)
     if (slot->state != SLOT_DONE) {
         call_fail(slot, ERR_TRUNCATED);
         want_reset(slot, ERR_TRUNCATED);
-    } else if (!slot->finish) {
+    } else {
         slot->stream_over = true;
     }
     maybe_free(rpc, slot);
@@ -426,6 +430,8 @@ static bool slot_action(struct rpc *rpc, struct slot *slot, struct rpc_action *o
         slot->finish = false;
         if (slot->request)
             slot_free(rpc, slot); /* the reply is QUIC's now */
+        else
+            maybe_free(rpc, slot);
         return true;
     }
     if (slot->blocked || (slot->state != SLOT_OPENING && slot->state != SLOT_SENDING))

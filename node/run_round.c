@@ -157,8 +157,6 @@ static void merged(void *user, struct worker_job *base)
                        job->merge_result);
         } else {
             run->report = job->report;
-            trace_emit(&node->trace, TRACE_PAIR_MERGED, now_ns, &run->outcome.peer, (int64_t)job->round,
-                       (int64_t)(run->outcome.elapsed_ns / 1000000), 0);
         }
     }
     if (job->result < 0)
@@ -199,11 +197,6 @@ static void begin_merge(struct run *run)
             .partner_codec = outcome->codec,
             .partner_blob = outcome->blob,
         };
-    } else if (outcome->solo > GOSSIP_SOLO_UNPAIRED && !run->isolated) {
-        trace_emit(&run->node->trace, TRACE_PAIR_SKIPPED, now_ns, &run->partner, (int64_t)run->round, 0,
-                   outcome->err < 0                        ? outcome->err
-                   : outcome->solo == GOSSIP_SOLO_DEADLINE ? ERR_TIMEOUT
-                                                           : ERR_BUSY);
     }
     submit(run, job);
 }

@@ -5,13 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "net/uv/channel.h"
 #include "train/trainer.h"
 
-enum { NOT_FINITE_MAX = 20 };
+enum { NOT_FINITE_MAX = 20, TRAINING_NICE = 5 };
 
 enum command_kind { SNAPSHOT, APPLY, LOAD, EXPORT, EVALUATE };
 
@@ -279,6 +280,9 @@ static void *thread_main(void *arg)
 {
     struct train_thread *t = arg;
     char why[TRAIN_WHY_SIZE] = "";
+    /* Its threads inherit this: training yields to the loop, whose answers partners wait for, and to whatever
+     * else the machine's owner is doing.  Where it is refused, training merely does not yield. */
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), TRAINING_NICE);
     int result = open_trainer(t, why);
     if (result < 0) {
         emit_failure(t, why[0] != '\0' ? why : err_text(result));

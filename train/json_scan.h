@@ -15,16 +15,16 @@ struct json_scan {
 };
 
 /* Passes over this character and the white space before it; anything else fails. */
-void json_scan_expect(struct json_scan *s, char symbol);
+void json_expect(struct json_scan *s, char symbol);
 /* True, and passes, when the next character after white space is this one. */
-bool json_scan_accept(struct json_scan *s, char symbol);
+bool json_accept(struct json_scan *s, char symbol);
 /* The text between the quotes, escapes left as they are; empty on failure. */
-struct bytes json_scan_string(struct json_scan *s);
+struct bytes json_string(struct json_scan *s);
 /* A whole number 0 .. 2^53; anything else fails. */
-uint64_t json_scan_whole(struct json_scan *s);
+uint64_t json_whole(struct json_scan *s);
 /* Passes over any value, nested at most depth_max deep. */
-void json_scan_skip(struct json_scan *s, unsigned depth_max);
+void json_skip(struct json_scan *s, unsigned depth_max);
 /* True when nothing failed and only white space is left. */
-bool json_scan_done(struct json_scan *s);
+bool json_done(struct json_scan *s);
 
 #endif

@@ -60,6 +60,14 @@ void train_linear_back_input(size_t rows, size_t inputs, size_t outputs, const f
 void train_linear_back_weight(size_t rows, size_t inputs, size_t outputs, const float in[],
                               const float d_out[], float d_weight[], float scratch[]);
 
+/* out [count][width]: the embeddings of positions first .. first + count of the window `tokens`; table as in
+ * train/model.h, [TRAIN_EMBED_SPAN][256][width].  Bytes before the window's start count as none. */
+void train_embed(size_t first, size_t count, size_t width, const uint8_t tokens[], const float table[],
+                 float out[]);
+/* d_table += the gradient by the table, for a whole window of count positions. */
+void train_embed_back(size_t count, size_t width, const uint8_t tokens[], const float d_out[],
+                      float d_table[]);
+
 /* LayerNorm of each row; stats [rows][2] receives mean and 1 / deviation for the way back. */
 void train_norm(size_t rows, size_t width, const float in[], const float gain[], const float bias[],
                 float out[], float stats[]);

@@ -84,7 +84,7 @@ void train_layout_init(struct train_layout *layout, const struct train_model_con
     ASSERT(result == 0);
     memset(layout, 0, sizeof *layout);
     layout->model = *model;
-    add(layout, "embed.weight", TRAIN_VOCABULARY, model->width, TRAIN_EMBEDDING);
+    add(layout, "embed.weight", (size_t)TRAIN_EMBED_SPAN * TRAIN_VOCABULARY, model->width, TRAIN_EMBEDDING);
     for (size_t layer = 0; layer < model->layers; layer++)
         add_layer(layout, layer);
     add(layout, "final.gain", 1, model->width, TRAIN_GAIN);

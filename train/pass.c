@@ -125,10 +125,8 @@ static void embed(const struct train_pass *pass, const float params[], size_t co
 {
     size_t context = pass->layout->model.context, d = pass->layout->model.width;
     const float *table = params + pass->layout->tensors[train_layout_embedding(pass->layout)].offset;
-    float *to = pass->layers[0].in;
     for (size_t s = 0; s < count; s++)
-        for (size_t t = 0; t < context; t++, to += d)
-            memcpy(to, table + windows[s][t] * d, d * sizeof *to);
+        train_embed(0, context, d, windows[s], table, pass->layers[0].in + s * context * d);
 }
 
 static void layer_forward(const struct train_pass *pass, size_t l, const float params[], size_t count,
@@ -234,8 +232,7 @@ double train_pass_both(struct train_pass *pass, const float params[], size_t cou
         layer_backward(pass, l, params, count, grads);
     float *d_table = grads + layout->tensors[train_layout_embedding(layout)].offset;
     for (size_t s = 0; s < count; s++)
-        for (size_t t = 0; t < context; t++)
-            train_add(d, 1.0F, pass->d_x + (s * context + t) * d, d_table + windows[s][t] * d);
+        train_embed_back(context, d, windows[s], pass->d_x + s * context * d, d_table);
     return loss;
 }
 

@@ -16,6 +16,7 @@ struct sampler {
     float *cache;    /* [layers][context][2 width]: keys, values */
     float *x, *norm, *qkv, *attended, *wide, *active, *logits, *scores, *cosines, *sines, *gemm;
     float stats[2];
+    uint8_t recent[TRAIN_EMBED_SPAN]; /* the last bytes fed, newest last */
 };
 
 struct train_sample_config train_sample_config_default(void)
@@ -78,7 +79,12 @@ static void feed(struct sampler *s, uint8_t byte)
     const struct train_tensor *tensors = layout->tensors;
     size_t d = layout->model.width;
     ASSERT(s->position < layout->model.context);
-    memcpy(s->x, s->params + tensors[train_layout_embedding(layout)].offset + byte * d, d * sizeof(float));
+    memmove(s->recent, s->recent + 1, sizeof s->recent - 1);
+    s->recent[TRAIN_EMBED_SPAN - 1] = byte;
+    /* The window that train_embed is shown ends with this byte and starts no earlier than the context. */
+    size_t known = s->position < TRAIN_EMBED_SPAN - 1 ? s->position : TRAIN_EMBED_SPAN - 1;
+    train_embed(known, 1, d, s->recent + TRAIN_EMBED_SPAN - 1 - known,
+                s->params + tensors[train_layout_embedding(layout)].offset, s->x);
     for (size_t l = 0; l < layout->model.layers; l++)
         layer(s, l);
     train_norm(1, d, s->x, s->params + tensors[train_layout_final_gain(layout)].offset,

@@ -34,8 +34,10 @@ def train(context, name, isolated):
     """Trains for ROUNDS rounds; returns the runs and what the comparison of the exports says."""
     with context.swarm(name, cpu=harness.nodes.cpu_share(4)) as swarm:
         swarm.start(4)
-        say("%s: four nodes are connected" % name)
+        say("%s: four nodes know each other" % name)
         swarm.train(context.text(), OPTIONS, isolated)
+        if not isolated:
+            swarm.wait_connected(3)
         say("%s: all train" % name)
         for node in swarm.nodes:
             node.wait_run("reaches round %d" % ROUNDS, 90, lambda run: run["round"] >= ROUNDS)

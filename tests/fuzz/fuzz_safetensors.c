@@ -29,11 +29,11 @@ static void write_again(const struct train_layout *layout, const float *params, 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct train_layout layout;
-    static float params[12000], again[12000];
+    static float params[20000], again[20000];
     struct train_model_config model;
     char why[256];
     train_layout_init(&layout, &tiny);
-    ASSERT(layout.arena_floats <= 12000);
+    ASSERT(layout.arena_floats <= 20000);
     if (train_safetensors_model(bytes_of(data, size), &model, why, sizeof why) == 0) {
         int valid = train_model_config_check(&model, why, sizeof why);
         ASSERT(valid == 0);

@@ -63,9 +63,10 @@ Test(gradient, reference_equals_finite_differences)
         size_t count = tensor->rows * tensor->cols, stride = count / 40 + 1;
         double seen = 0;
         for (size_t i = 0; i < count; i += stride) {
-            /* An embedding row that no window holds has no gradient: ask about the rows of the text. */
-            size_t at =
-                tensor->kind == TRAIN_EMBEDDING ? text[i % 3][i % 9] * tensor->cols + i % tensor->cols : i;
+            /* An embedding row that no window holds has no gradient: ask about the rows of the text, in each
+             * of the tables in turn. */
+            size_t row = i % TRAIN_EMBED_SPAN * TRAIN_VOCABULARY + text[i % SEQUENCES][i % 5];
+            size_t at = tensor->kind == TRAIN_EMBEDDING ? row * tensor->cols + i % tensor->cols : i;
             double *p = &params[tensor->offset + at], kept = *p, step = 1e-4;
             *p = kept + step;
             double above = loss_of(params);

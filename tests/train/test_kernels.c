@@ -105,6 +105,24 @@ Test(kernels, norm_keeps_precision_with_a_large_mean)
     agree("norm", WIDTH, out, 5e-4); /* the mean itself is known to 2^-24 * 1000 */
 }
 
+Test(kernels, embedding_and_its_gradient)
+{
+    enum { TABLE = TRAIN_EMBED_SPAN * 256 * WIDTH };
+    struct twin table = twin_of(TABLE, 1), out = twin_of(LENGTH * WIDTH, 9), d_table = twin_of(TABLE, 1);
+    uint8_t tokens[LENGTH];
+    struct rng rng = rng_of_seeded(&stream);
+    rng_fill(&rng, tokens, sizeof tokens);
+    ref_embed(LENGTH, WIDTH, tokens, table.d, out.d);
+    train_embed(0, LENGTH, WIDTH, tokens, table.f, out.f);
+    agree("out", LENGTH * WIDTH, out, 1e-6);
+    for (size_t t = 0; t < 5; t++) /* one position alone, as sampling asks for */
+        train_embed(t, 1, WIDTH, tokens, table.f, out.f + t * WIDTH);
+    agree("single", LENGTH * WIDTH, out, 1e-6);
+    ref_embed_back(LENGTH, WIDTH, tokens, out.d, d_table.d);
+    train_embed_back(LENGTH, WIDTH, tokens, out.f, d_table.f);
+    agree("d_table", TABLE, d_table, 1e-6);
+}
+
 Test(kernels, linear_and_its_gradients)
 {
     enum { IN = WIDTH, OUT = 3 * WIDTH };

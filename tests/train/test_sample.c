@@ -12,7 +12,7 @@
 enum { CONTEXT = 24 };
 
 static struct train_layout layout;
-static float params[50000];
+static float params[64000];
 static struct allocator heap;
 
 static void make_model(void)
@@ -21,7 +21,7 @@ static void make_model(void)
     uint8_t seed[32] = {3};
     heap = allocator_system();
     train_layout_init(&layout, &model);
-    cr_assert_leq(layout.arena_floats, 50000);
+    cr_assert_leq(layout.arena_floats, 64000);
     train_init(&layout, seed, params);
     /* Sharper than at the start, so that the likeliest byte is no matter of rounding. */
     const struct train_tensor *head = &layout.tensors[train_layout_head(&layout)];

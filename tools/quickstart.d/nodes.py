@@ -254,18 +254,19 @@ class Swarm:
         return node.start()
 
     def start(self, count, seconds=30):
-        """Starts count nodes and returns when each is connected to all others."""
+        """Starts count nodes and returns when each has found the others' network."""
         for _ in range(count):
             self.add()
-        self.wait_connected(count - 1, seconds)
+        for node in self.nodes:
+            if count > 1:
+                what = "%s joins the DHT" % node.name
+                wait_until(what, seconds, lambda node=node: node.ask("status")["dht"]["contacts"] > 0)
 
     def wait_connected(self, peers, seconds=30):
+        """Waits until each node has QUIC connections to this many peers, as members of one run do."""
         for node in self.nodes:
-            wait_until(
-                "%s is connected to %d peers" % (node.name, peers),
-                seconds,
-                lambda node=node: (node.ask("status", check=False) or {}).get("connections", 0) >= peers,
-            )
+            what = "%s is connected to %d peers" % (node.name, peers)
+            wait_until(what, seconds, lambda node=node: node.ask("status")["connections"] >= peers)
 
     def train(self, data, options=(), isolated=False, seconds=60):
         """Creates a run on the first node, lets all others join, and returns when all train."""

@@ -6,14 +6,19 @@
 void ref_embed(size_t rows, size_t width, const uint8_t tokens[], const double table[], double out[])
 {
     for (size_t r = 0; r < rows; r++)
-        memcpy(out + r * width, table + tokens[r] * width, width * sizeof *out);
+        for (size_t i = 0; i < width; i++) {
+            out[r * width + i] = 0;
+            for (size_t back = 0; back < TRAIN_EMBED_SPAN && back <= r; back++)
+                out[r * width + i] += table[(back * TRAIN_VOCABULARY + tokens[r - back]) * width + i];
+        }
 }
 
 void ref_embed_back(size_t rows, size_t width, const uint8_t tokens[], const double d_out[], double d_table[])
 {
     for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < width; i++)
-            d_table[tokens[r] * width + i] += d_out[r * width + i];
+        for (size_t back = 0; back < TRAIN_EMBED_SPAN && back <= r; back++)
+            for (size_t i = 0; i < width; i++)
+                d_table[(back * TRAIN_VOCABULARY + tokens[r - back]) * width + i] += d_out[r * width + i];
 }
 
 /* Mean and 1 / standard deviation of one row. */

@@ -9,7 +9,8 @@
 
 #include "train/model.h"
 
-/* out [rows][width] = table [256][width] at each token. */
+/* out [rows][width] = sum of table [TRAIN_EMBED_SPAN][256][width] at (back, the token so many positions
+ * back), as far as there are any. */
 void ref_embed(size_t rows, size_t width, const uint8_t tokens[], const double table[], double out[]);
 void ref_embed_back(size_t rows, size_t width, const uint8_t tokens[], const double d_out[],
                     double d_table[]);

@@ -1,0 +1,128 @@
+/* Register values survive the round trip, hostile ones are refused, and the view keeps exactly who counts. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "gossip/members.h"
+
+static struct gossip_member full_member(void)
+{
+    struct gossip_member m = {
+        .joined_round = GOSSIP_ROUND_MAX, .codecs = 7, .addr_count = GOSSIP_MEMBER_ADDRS_MAX};
+    for (size_t i = 0; i < m.addr_count; i++)
+        cr_assert_eq(net_addr_parse("[2001:db8::7]:4242", &m.addrs[i]), 0);
+    memset(m.name, 'x', sizeof m.name - 1);
+    return m;
+}
+
+Test(members, member_round_trip_truncation_and_size)
+{
+    struct gossip_member in = full_member(), out;
+    uint8_t value[GOSSIP_MEMBER_VALUE_MAX];
+    int len = gossip_member_encode(&in, value, sizeof value);
+    cr_assert_gt(len, 0, "the largest value fits its limit");
+    cr_assert_eq(gossip_member_decode(bytes_of(value, (size_t)len), &out), 0);
+    cr_assert_eq(out.joined_round, in.joined_round);
+    cr_assert_eq(out.addr_count, in.addr_count);
+    cr_assert(net_addr_equal(&out.addrs[7], &in.addrs[7]));
+    cr_assert_str_eq(out.name, in.name);
+    for (size_t cut = 0; cut < (size_t)len; cut++) {
+        uint8_t *exact = malloc(cut + 1);
+        memcpy(exact, value, cut);
+        cr_assert_eq(gossip_member_decode(bytes_of(exact, cut), &out), ERR_MALFORMED, "cut at %zu", cut);
+        free(exact);
+    }
+    cr_assert_eq(gossip_member_encode(&in, value, (size_t)len - 1), ERR_TOO_LARGE);
+    in.name[sizeof in.name - 1] = 'x';
+    cr_assert_eq(gossip_member_encode(&in, value, sizeof value), ERR_INVALID);
+    in = full_member();
+    in.addr_count++;
+    cr_assert_eq(gossip_member_encode(&in, value, sizeof value), ERR_INVALID);
+}
+
+Test(members, progress_round_trip_and_truncation)
+{
+    struct gossip_progress in = {.round = GOSSIP_ROUND_MAX,
+                                 .tokens = UINT64_MAX,
+                                 .train_loss = 2.5,
+                                 .val_loss = (double)NAN,
+                                 .merges = UINT64_MAX,
+                                 .skipped = UINT64_MAX};
+    struct gossip_progress out;
+    uint8_t value[GOSSIP_PROGRESS_VALUE_MAX];
+    memset(in.phi.bytes, 0xee, ID_BYTES);
+    int len = gossip_progress_encode(&in, value, sizeof value);
+    cr_assert_gt(len, 0);
+    cr_assert_eq(gossip_progress_decode(bytes_of(value, (size_t)len), &out), 0);
+    cr_assert(out.round == in.round && out.tokens == in.tokens && out.merges == in.merges);
+    cr_assert_eq(out.train_loss, 2.5);
+    cr_assert(isnan(out.val_loss));
+    cr_assert(id_equal(&out.phi, &in.phi));
+    for (size_t cut = 0; cut < (size_t)len; cut++)
+        cr_assert_eq(gossip_progress_decode(bytes_of(value, cut), &out), ERR_MALFORMED, "cut at %zu", cut);
+    in.train_loss = (double)INFINITY;
+    len = gossip_progress_encode(&in, value, sizeof value);
+    cr_assert_eq(gossip_progress_decode(bytes_of(value, (size_t)len), &out), 0);
+    cr_assert(isnan(out.train_loss));
+    in.round++;
+    cr_assert_eq(gossip_progress_encode(&in, value, sizeof value), ERR_INVALID);
+}
+
+static struct gossip_view view;
+
+static struct gossip_member_state state(uint8_t name, uint64_t joined, uint64_t progress, uint64_t expires)
+{
+    struct gossip_member_state s = {
+        .joined_round = joined, .progress_round = progress, .expires_ms = expires};
+    s.id.bytes[0] = name;
+    return s;
+}
+
+Test(members, view_keeps_who_counts)
+{
+    struct gossip_member_state states[] = {
+        state(9, 0, 100, 10),   state(3, 0, 92, 10), /* 8 behind: live */
+        state(4, 0, 91, 10),                         /* 9 behind: silent */
+        state(5, 92, 100, 10),                       /* joined 8 rounds ago: counts */
+        state(6, 93, 100, 10),                       /* not yet */
+        state(7, 0, 100, 5),                         /* expired */
+        state(8, 200, 300, 10),                      /* joined in the future */
+        state(3, 0, 95, 10),                         /* again, with more progress */
+        state(2, 0, 120, 10),                        /* ahead of us */
+    };
+    gossip_view_build(&view, 100, 5, states, sizeof states / sizeof states[0]);
+    uint8_t expected[] = {2, 3, 5, 9};
+    cr_assert_eq(view.count, sizeof expected);
+    for (size_t i = 0; i < view.count; i++)
+        cr_assert_eq(view.entries[i].id.bytes[0], expected[i]);
+    cr_assert_eq(view.entries[1].progress_round, 95);
+    cr_assert_not_null(gossip_view_find(&view, &states[0].id));
+    cr_assert_null(gossip_view_find(&view, &states[2].id));
+}
+
+Test(members, view_does_not_depend_on_the_order_and_is_capped)
+{
+    static struct gossip_member_state states[GOSSIP_MEMBERS_MAX + 50];
+    struct id hash;
+    size_t count = GOSSIP_MEMBERS_MAX + 50;
+    for (size_t i = 0; i < count; i++) {
+        states[i] = state(0, 0, 1, 1);
+        states[i].id.bytes[1] = (uint8_t)(i >> 8);
+        states[i].id.bytes[2] = (uint8_t)i;
+    }
+    gossip_view_build(&view, 1, 0, states, count);
+    cr_assert_eq(view.count, GOSSIP_MEMBERS_MAX);
+    cr_assert_eq(view.entries[GOSSIP_MEMBERS_MAX - 1].id.bytes[2], GOSSIP_MEMBERS_MAX - 1);
+    hash = view.hash;
+    for (size_t i = 0; i < count / 2; i++) {
+        struct gossip_member_state held = states[i];
+        states[i] = states[count - 1 - i];
+        states[count - 1 - i] = held;
+    }
+    gossip_view_build(&view, 1, 0, states, count);
+    cr_assert(id_equal(&hash, &view.hash));
+    gossip_view_build(&view, 1, 0, states, 10);
+    cr_assert_not(id_equal(&hash, &view.hash));
+    gossip_view_build(&view, 1, 0, states, 0);
+    cr_assert_eq(view.count, 0);
+}

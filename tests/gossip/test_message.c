@@ -1,0 +1,172 @@
+/* Frames: the examples of docs/protocol/gossip.md decode and encode back to the same bytes, every truncation
+ * is refused, limits hold. */
+#include <criterion/criterion.h>
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/pack.h"
+#include "gossip/members.h"
+#include "gossip/message.h"
+
+static const char *const names[] = {"",       "invite", "accept", "busy", "fragment",
+                                    "digest", "commit", "fetch",  "state"};
+
+static struct gossip_message sample(enum gossip_type type)
+{
+    static const uint8_t data[4] = {0, 1, 2, 3};
+    struct gossip_message m = {.type = type,
+                               .round = 42,
+                               .codecs = 7,
+                               .codec = type == GOSSIP_STATE ? GOSSIP_CODEC_FP32 : GOSSIP_CODEC_INT8,
+                               .param_count = 10928640,
+                               .age_ms = 120,
+                               .held_ms = 35,
+                               .reason = GOSSIP_BUSY_STALE,
+                               .index = type == GOSSIP_FRAGMENT ? 0 : 3,
+                               .bytes = bytes_of(data, sizeof data)};
+    memset(m.run.bytes, 0x11, ID_BYTES);
+    memset(m.view.bytes, 0x22, ID_BYTES);
+    memset(m.schema.bytes, 0x33, ID_BYTES);
+    memset(m.digest.bytes, 0x44, ID_BYTES);
+    return m;
+}
+
+/* The hex block after a line "```hex NAME" of the protocol's page; returns its bytes. */
+static size_t example(const char *name, uint8_t out[], size_t cap)
+{
+    char line[512], fence[64];
+    size_t len = 0;
+    bool inside = false;
+    FILE *file = fopen(TEST_SOURCE_DIR "/../../docs/protocol/gossip.md", "r");
+    cr_assert_not_null(file);
+    (void)snprintf(fence, sizeof fence, "```hex %s\n", name);
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (!inside) {
+            inside = strcmp(line, fence) == 0;
+            continue;
+        }
+        if (strncmp(line, "```", 3) == 0)
+            break;
+        for (const char *at = line; isxdigit((unsigned char)at[0]) && isxdigit((unsigned char)at[1]);
+             at += 2) {
+            unsigned byte = 0;
+            cr_assert_eq(sscanf(at, "%2x", &byte), 1);
+            cr_assert_lt(len, cap);
+            out[len++] = (uint8_t)byte;
+        }
+    }
+    (void)fclose(file);
+    cr_assert_gt(len, 0, "no example of %s", name);
+    return len;
+}
+
+Test(message, examples_of_the_protocol_page_decode)
+{
+    for (int type = GOSSIP_INVITE; type <= GOSSIP_STATE; type++) {
+        uint8_t wire[512], again[512];
+        struct gossip_message m, expected = sample((enum gossip_type)type);
+        size_t len = example(names[type], wire, sizeof wire);
+        cr_assert_eq(gossip_message_decode(bytes_of(wire, len), &m), 0, "%s", names[type]);
+        cr_assert_eq((int)m.type, type);
+        cr_assert_eq(gossip_message_encode(&expected, again, sizeof again), (int)len);
+        cr_assert_eq(memcmp(wire, again, len), 0, "%s", names[type]);
+    }
+}
+
+Test(message, register_examples_of_the_protocol_page_decode)
+{
+    uint8_t wire[512];
+    struct gossip_member member;
+    struct gossip_progress progress;
+    size_t len = example("member", wire, sizeof wire);
+    cr_assert_eq(gossip_member_decode(bytes_of(wire, len), &member), 0);
+    cr_assert(member.joined_round == 16 && member.codecs == 7 && member.addr_count == 1);
+    cr_assert_str_eq(member.name, "attic");
+    len = example("progress", wire, sizeof wire);
+    cr_assert_eq(gossip_progress_decode(bytes_of(wire, len), &progress), 0);
+    cr_assert(progress.round == 42 && progress.tokens == 1376256 && progress.train_loss == 2.25);
+}
+
+Test(message, every_truncation_and_every_extra_byte_is_refused)
+{
+    for (int type = GOSSIP_INVITE; type <= GOSSIP_STATE; type++) {
+        uint8_t wire[512];
+        struct gossip_message m = sample((enum gossip_type)type), out;
+        int len = gossip_message_encode(&m, wire, sizeof wire);
+        cr_assert_gt(len, 0);
+        cr_assert(type == GOSSIP_FRAGMENT || len <= GOSSIP_CONTROL_MAX);
+        for (int cut = 0; cut < len; cut++) {
+            uint8_t *exact = malloc((size_t)cut + 1);
+            memcpy(exact, wire, (size_t)cut);
+            cr_assert_lt(gossip_message_decode(bytes_of(exact, (size_t)cut), &out), 0);
+            free(exact);
+        }
+        wire[len] = 0;
+        cr_assert_eq(gossip_message_decode(bytes_of(wire, (size_t)len + 1), &out), ERR_MALFORMED);
+        cr_assert_eq(gossip_message_encode(&m, wire, (size_t)len - 1), ERR_TOO_LARGE);
+    }
+}
+
+Test(message, unknown_keys_are_skipped_and_missing_ones_are_not)
+{
+    uint8_t wire[128];
+    struct gossip_message out;
+    struct pack_writer w = pack_writer_of(wire, sizeof wire);
+    pack_map(&w, 4);
+    pack_key_uint(&w, 0, GOSSIP_DIGEST);
+    pack_key_str(&w, 29, "from the future");
+    pack_uint(&w, 1000);
+    pack_array(&w, 2);
+    pack_nil(&w);
+    pack_bool(&w, true);
+    pack_key_id(&w, 14, &(struct id){{7}});
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, pack_writer_len(&w)), &out), 0);
+    cr_assert_eq(out.digest.bytes[0], 7);
+    w = pack_writer_of(wire, sizeof wire);
+    pack_map(&w, 1);
+    pack_key_uint(&w, 0, GOSSIP_DIGEST);
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, pack_writer_len(&w)), &out), ERR_MALFORMED);
+}
+
+Test(message, limits)
+{
+    static uint8_t wire[GOSSIP_FRAME_MAX + 64], data[GOSSIP_FRAGMENT_BYTES];
+    struct gossip_message out,
+        m = {.type = GOSSIP_FRAGMENT, .index = UINT32_MAX, .bytes = bytes_of(data, sizeof data)};
+    int len = gossip_message_encode(&m, wire, sizeof wire);
+    cr_assert(len > GOSSIP_FRAGMENT_BYTES && len <= GOSSIP_FRAME_MAX);
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, (size_t)len), &out), 0);
+    cr_assert_eq(out.bytes.len, sizeof data);
+    struct pack_writer w = pack_writer_of(wire, sizeof wire);
+    pack_map(&w, 3);
+    pack_key_uint(&w, 0, GOSSIP_FRAGMENT);
+    pack_key_uint(&w, 12, 0);
+    pack_key_bin(&w, 13, bytes_of(wire, 0));
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, pack_writer_len(&w)), &out), ERR_MALFORMED);
+    w = pack_writer_of(wire, sizeof wire);
+    pack_map(&w, 3);
+    pack_key_uint(&w, 0, GOSSIP_FRAGMENT);
+    pack_key_uint(&w, 12, 0);
+    pack_uint(&w, 13);
+    static uint8_t large[GOSSIP_FRAGMENT_BYTES + 1];
+    pack_bin(&w, bytes_of(large, sizeof large));
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, pack_writer_len(&w)), &out), ERR_MALFORMED);
+}
+
+Test(message, other_versions_and_unknown_runs)
+{
+    uint8_t wire[GOSSIP_CONTROL_MAX];
+    struct gossip_message m = sample(GOSSIP_INVITE), out;
+    struct id run;
+    int len = gossip_message_encode(&m, wire, sizeof wire);
+    cr_assert_eq(gossip_message_run(bytes_of(wire, (size_t)len), &run), 0);
+    cr_assert(id_equal(&run, &m.run));
+    cr_assert_eq(wire[4], GOSSIP_VERSION); /* map, type key, type, version key, version */
+    wire[4] = 2;
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, (size_t)len), &out), ERR_VERSION);
+    len = (int)gossip_message_unknown_run(wire);
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, (size_t)len), &out), 0);
+    cr_assert(out.type == GOSSIP_BUSY && out.reason == GOSSIP_BUSY_UNKNOWN_RUN);
+    cr_assert_eq(gossip_message_run(bytes_of(wire, (size_t)len), &run), ERR_MALFORMED);
+}
