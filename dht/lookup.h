@@ -86,6 +86,7 @@ struct dht_lookup {
     uint32_t stored;
 };
 
+/* A fresh lookup with an empty shortlist; serial must differ from those of other uses of the slot. */
 void dht_lookup_init(struct dht_lookup *l, enum dht_lookup_kind kind, const struct id *target,
                      uint32_t serial, uint32_t handle);
 /* Offers a candidate; introducer NULL: from our own table or seeds.  False: known, failed before, or no
