@@ -16,6 +16,7 @@ enum {
     KEY_RANGES = 7,
     KEY_ITEMS = 8,
     TOKENS_MAX = 16 + 3 * CRDT_BATCH_MAX + 16,
+    CONVICTED_MAX = 16,
 };
 
 enum frame_type {
@@ -55,6 +56,9 @@ struct crdt_sync {
     bool end_received;
     struct id run;
     size_t outgoing_sent;
+    size_t convicted_count; /* authors convicted by what came in this session ... */
+    size_t convicted_sent;  /* ... and how many of them the peer was told of */
+    struct id convicted[CONVICTED_MAX];
     struct crdt_turn turn;
     struct crdt_sync_result result;
 };
@@ -262,6 +266,14 @@ static int recv_turn(struct crdt_sync *s, const struct frame *f)
     return ERR_OK;
 }
 
+/* The record that convicted an author made ours vanish, perhaps before it was sent, so the peer would hold
+ * only one of the two: it gets the pair.  Beyond a few, the next session tells it. */
+static void owe_proof(struct crdt_sync *s, const struct id *author)
+{
+    if (s->convicted_count < CONVICTED_MAX)
+        s->convicted[s->convicted_count++] = *author;
+}
+
 static int recv_item(struct crdt_sync *s, uint64_t wall_ms, const struct crdt_item *item)
 {
     struct crdt_record record;
@@ -270,7 +282,10 @@ static int recv_item(struct crdt_sync *s, uint64_t wall_ms, const struct crdt_it
         return ERR_MALFORMED;
     if (item->other.len > 0)
         return crdt_replica_apply_proof(s->replica, s->origin, item->record, item->other);
-    return crdt_replica_apply(s->replica, wall_ms, s->origin, item->record);
+    int rc = crdt_replica_apply(s->replica, wall_ms, s->origin, item->record);
+    if (rc == ERR_EQUIVOCATION)
+        owe_proof(s, &record.key.author);
+    return rc;
 }
 
 static int recv_records(struct crdt_sync *s, uint64_t wall_ms, const struct frame *f)
@@ -376,6 +391,14 @@ static size_t send_turn(struct crdt_sync *s, uint8_t *out, size_t out_cap)
 static size_t gather(struct crdt_sync *s, struct crdt_item items[CRDT_BATCH_MAX])
 {
     size_t count = 0;
+    for (; s->convicted_sent < s->convicted_count; s->convicted_sent++) {
+        const struct id *author = &s->convicted[s->convicted_sent];
+        if (!crdt_replica_proof(s->replica, &s->run, author, &items[count]))
+            continue;
+        if (crdt_batch_fit(items, count + 1) <= count)
+            return count;
+        count++;
+    }
     for (; s->outgoing_sent < s->turn.outgoing_count && count < CRDT_BATCH_MAX; s->outgoing_sent++) {
         size_t item = s->turn.outgoing[s->outgoing_sent];
         items[count] = crdt_index_get(&s->turn.index, item, s->replica, &s->run);

@@ -10,13 +10,6 @@
 #include "base/rng.h"
 #include "store/env.h"
 
-/* Criterion leaks a few bytes for a skipped test. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libcriterion";
-}
-
 /* What the callbacks saw. */
 struct seen {
     pthread_mutex_t lock;
