@@ -99,6 +99,7 @@ struct run {
     bool has_outcome;
     bool merge_reported; /* gossip/ waits for gossip_merge_done */
     struct id partner;
+    uint64_t others_round; /* furthest progress of the other members at our last boundary */
     struct gossip_merge_report report;
     size_t fetch_tries;
     bool publishing; /* a state is being encoded for joiners */

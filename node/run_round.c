@@ -58,6 +58,18 @@ static void solo(struct run *run, enum gossip_solo reason)
     run->has_outcome = true;
 }
 
+/* True when this round is further than being in phase with any other member explains, and they do go on. Then
+ * we wait for them: members believe a newer round only when a second one is near it, so nobody would follow
+ * us. A node restarted seconds before the others is in this place. */
+static bool too_far_ahead(struct run *run, uint64_t round)
+{
+    struct run_swarm swarm;
+    run_swarm_now(run, &swarm);
+    bool going_on = swarm.has_donor && swarm.round_max > run->others_round;
+    run->others_round = swarm.round_max;
+    return going_on && round > swarm.round_max + 2;
+}
+
 /* The boundary of round `round`: everything after it happens to this round's snapshot. */
 static void begin_round(struct run *run, uint64_t now_ns, uint64_t round)
 {
@@ -66,6 +78,8 @@ static void begin_round(struct run *run, uint64_t now_ns, uint64_t round)
     run->round = round;
     run->round_began_ns = now_ns;
     run->boundary_ns = behind ? now_ns + round_ns(run) : run->boundary_ns + round_ns(run);
+    if (!run->isolated && too_far_ahead(run, round))
+        run->boundary_ns += round_ns(run) / 2;
     run->has_outcome = false;
     memset(&run->partner, 0, sizeof run->partner);
     measure_rate(run, now_ns);

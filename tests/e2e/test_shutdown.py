@@ -45,7 +45,7 @@ def check_json(swarm):
         ["dht", "table"],
         ["dht", "find", peer.id],
         ["dht", "providers", run],
-        ["dht", "provide", run],
+        ["dht", "provide", peer.id],
         ["state", "ls", run],
         ["sample", run, "--length", "40", "--seed", "1"],
         ["checkpoint", "save", run],
