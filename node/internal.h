@@ -52,6 +52,7 @@ struct node_peer {
     struct id id;
     uint32_t serial;          /* origin number of its records: index + 1, never 0 */
     uint64_t wanted_until_ns; /* keep trying to connect until then */
+    bool stranger;            /* wanted only because it probes us */
     struct net_addr addrs[NODE_PEER_ADDRS_MAX];
     size_t addr_count;
     bool connected;
@@ -121,6 +122,7 @@ struct node {
     struct worker merge_worker;
     struct worker disk_worker;
     bool resolving[NODE_SEEDS_MAX];
+    uint64_t seed_rounds;
     uint64_t seeds_next_ns; /* when names of seeds are looked up again */
     bool stopping;
     bool pumping;
@@ -147,9 +149,10 @@ struct node {
     uint64_t addrs_next_ns;
     uint64_t minute_next_ns; /* housekeeping */
     int store_state;
-    uint64_t busy_next_ns;   /* when the path layer is told next what is in flight */
-    uint64_t clock_next_ns;  /* when our clock is next compared with those of peers */
-    int64_t clock_offset_ms; /* last comparison; peers - ours */
+    uint64_t network_next_ns; /* next complaint about another network */
+    uint64_t busy_next_ns;    /* when the path layer is told next what is in flight */
+    uint64_t clock_next_ns;   /* when our clock is next compared with those of peers */
+    int64_t clock_offset_ms;  /* last comparison; peers - ours */
     size_t clock_peers;
 
     struct run runs[NODE_RUNS_MAX];

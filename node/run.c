@@ -276,6 +276,13 @@ static int new_run(struct node *node, const struct id *id, const char *data, boo
         (void)snprintf(why, NODE_ERROR_SIZE, "this node is in that run already");
         return ERR_EXISTS;
     }
+    for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
+        if (node->runs[i].used && id_equal(&node->runs[i].id, id)) {
+            (void)snprintf(why, NODE_ERROR_SIZE,
+                           "this node is still leaving that run: try again in a moment");
+            return ERR_BUSY;
+        }
+    }
     if (realpath(data, absolute) == NULL || strlen(absolute) >= NODE_PATH_SIZE) {
         (void)snprintf(why, NODE_ERROR_SIZE, "data path %s: %s", data, strerror(errno));
         return ERR_NOT_FOUND;
