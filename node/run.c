@@ -196,10 +196,9 @@ static int build(struct run *run, char why[NODE_ERROR_SIZE])
         result = shape_of(&run->config, &run->layout, run->tensors, &run->shape, why);
     if (result < 0)
         return result;
-    run->outer = run->config.rounds < 10 ? gossip_outer_plain()
-                                         : (struct gossip_outer){.alpha = (float)run->config.alpha,
-                                                                 .beta = (float)run->config.beta,
-                                                                 .gamma = (float)run->config.gamma};
+    run->outer = (struct gossip_outer){.alpha = (float)run->config.alpha,
+                                       .beta = (float)run->config.beta,
+                                       .gamma = (float)run->config.gamma};
     result = allocate(run);
     if (result == ERR_OK)
         result = open_gossip(run);

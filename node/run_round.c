@@ -8,6 +8,8 @@
 #include "gossip/pairing.h"
 #include "node/run_internal.h"
 
+enum { PLAIN_ROUNDS = 10 };
+
 static uint64_t round_ns(const struct run *run)
 {
     return (uint64_t)run->config.round_ms * 1000000;
@@ -98,6 +100,13 @@ static void begin_round(struct run *run, uint64_t now_ns, uint64_t round)
         run_fail(run, "the trainer does not answer");
 }
 
+/* Momentum needs some rounds to pay: short runs, and the last rounds of every run, average plainly. */
+static struct gossip_outer outer_now(const struct run *run)
+{
+    bool ending = run->config.rounds < run->round + PLAIN_ROUNDS;
+    return ending ? gossip_outer_plain() : run->outer;
+}
+
 /* What the merge worker does with one round. */
 struct round_job {
     struct worker_job job;
@@ -152,8 +161,8 @@ static void merge_round(struct worker_job *base)
         job->merge_result =
             gossip_merge_job(&job->input, &run->history, run->phi, run->delta, run->diff, &job->report);
     if (!job->merge || job->merge_result < 0)
-        job->result = gossip_solo_job(run->layout.arena_floats, &run->outer, run->theta, run->phi, run->delta,
-                                      run->diff);
+        job->result = gossip_solo_job(run->layout.arena_floats, &job->input.outer, run->theta, run->phi,
+                                      run->delta, run->diff);
 }
 
 static void merged(void *user, struct worker_job *base)
@@ -195,12 +204,13 @@ static void begin_merge(struct run *run)
         return;
     run->stage = RUN_MERGING;
     job->merge = outcome->kind == GOSSIP_EVENT_MERGE;
+    job->input.outer = outer_now(run);
     if (job->merge) {
         float lateness = (float)((double)(now_ns - run->round_began_ns) / (double)round_ns(run));
         job->input = (struct gossip_merge_input){
             .tensors = run->tensors,
             .tensor_count = run->layout.tensor_count,
-            .outer = run->outer,
+            .outer = outer_now(run),
             .variance_correction = true,
             .partner_weight = gossip_partner_weight(lateness),
             .own_round = run->round,
