@@ -186,7 +186,8 @@ void wire_tick(struct node *node, uint64_t now_ns);
 /* Sends what is left (goodbyes) without waiting for anything. */
 void wire_flush(struct node *node);
 uint64_t wire_deadline_ns(struct node *node, uint64_t now_ns);
-void wire_sends(struct node *node, uint64_t now_ns);
+/* Hands QUIC's packets to the socket; true when there were any: sending makes room for more. */
+bool wire_sends(struct node *node, uint64_t now_ns);
 
 /* streams.c */
 bool streams_drain(struct node *node, uint64_t now_ns);

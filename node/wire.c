@@ -350,23 +350,26 @@ bool wire_drain(struct node *node, uint64_t now_ns)
     return any;
 }
 
-void wire_sends(struct node *node, uint64_t now_ns)
+bool wire_sends(struct node *node, uint64_t now_ns)
 {
     struct id peer;
     struct net_addr to;
     size_t segment;
+    bool any = false;
     while (net_uv_socket_ready(node->socket)) {
         size_t len = quic_poll_send(node->quic, now_ns, &peer, node->batch, sizeof node->batch, &segment);
         if (len == 0)
-            return;
+            break;
+        any = true;
         if (nat_path_route(node->path, &peer, &to) == ERR_OK)
             send_raw(node, now_ns, &to, node->batch, len, segment);
     }
+    return any;
 }
 
 void wire_flush(struct node *node)
 {
-    wire_sends(node, node_now_ns());
+    (void)wire_sends(node, node_now_ns());
 }
 
 /* Our own clock against those of peers: one warning a minute while it is off. */
