@@ -368,7 +368,7 @@ int crdt_replica_load(struct crdt_replica *replica, uint64_t wall_ms, struct byt
 static void next_version(const struct crdt_replica *r, uint32_t held, uint64_t wall_ms, uint64_t life_ms,
                          struct crdt_record *record)
 {
-    record->seq = wall_ms / 1000 > 0 ? wall_ms / 1000 : 1;
+    record->seq = wall_ms > 0 ? wall_ms : 1;
     record->issued_ms = wall_ms;
     record->expires_ms = wall_ms + life_ms;
     if (held == CRDT_NONE)

@@ -127,6 +127,7 @@ struct dht_lookup *dht_lookup_start(struct dht *d, uint64_t now_ns, enum dht_loo
         if (l->used)
             continue;
         dht_lookup_init(l, kind, target, ++d->next_serial, handle);
+        rng_fill(&d->config.rng, l->secret, sizeof l->secret);
         offer_first(d, now_ns, l, with_seeds);
         return l;
     }
@@ -285,8 +286,9 @@ static void on_lookup_reply(struct dht *d, uint64_t now_ns, struct dht_lookup *l
     enum net_scope scope = net_addr_scope(&from->addr);
     for (size_t i = 0; i < m->contact_count; i++) {
         /* A stranger on the internet does not get us to write to machines of our LAN. */
-        if (net_addr_scope(&m->contacts[i].addr) >= scope && !id_equal(&m->contacts[i].id, &d->config.id))
-            (void)dht_lookup_offer(l, &m->contacts[i], &from->id, hops);
+        if (net_addr_scope(&m->contacts[i].addr) < scope || id_equal(&m->contacts[i].id, &d->config.id))
+            continue;
+        (void)dht_lookup_offer(l, &m->contacts[i], &from->id, hops);
     }
     for (size_t i = 0; i < m->value_count; i++)
         take_value(d, now_ns, l, &from->id, m->values[i]);
@@ -358,7 +360,7 @@ int dht_on_reply(struct dht *d, uint64_t now_ns, const struct dht_contact *from,
 
 static void on_timeout(struct dht *d, uint64_t now_ns, const struct dht_query *q)
 {
-    (void)dht_table_failed(&d->table, now_ns, &q->peer.id, d->last_answer_ns > q->sent_ns);
+    (void)dht_table_failed(&d->table, now_ns, &q->peer, d->last_answer_ns > q->sent_ns);
     struct dht_lookup *l = NULL;
     switch (q->purpose) {
     case DHT_FOR_TABLE:

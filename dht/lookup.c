@@ -1,5 +1,6 @@
 #include "dht/lookup.h"
 
+#include <sodium.h>
 #include <string.h>
 
 #include "dht/id.h"
@@ -7,6 +8,18 @@
 static uint64_t tag_of(const struct id *id)
 {
     return load_le64(id->bytes) | 1; /* 0 stands for our own table */
+}
+
+/* Names an id at an address among those that failed.  Keyed: ids that nobody proved are the namer's choice,
+ * and one made to collide with a true node's would shut that node out. */
+static uint64_t failed_tag(const struct dht_lookup *l, const struct dht_contact *c)
+{
+    uint8_t text[ID_BYTES + NET_ADDR_WIRE_MAX];
+    uint8_t hash[crypto_shorthash_BYTES];
+    memcpy(text, c->id.bytes, ID_BYTES);
+    size_t len = ID_BYTES + net_addr_encode(&c->addr, text + ID_BYTES);
+    crypto_shorthash(hash, text, len, l->secret);
+    return load_le64(hash);
 }
 
 void dht_lookup_init(struct dht_lookup *l, enum dht_lookup_kind kind, const struct id *target,
@@ -62,14 +75,18 @@ static size_t places_of(const struct dht_lookup *l, uint64_t introducer)
     return places;
 }
 
-static bool group_allows(const struct dht_lookup *l, const struct net_addr *addr)
+/* Candidates of addr's group that were asked (with_asked) or have answered. */
+static size_t group_of(const struct dht_lookup *l, const struct net_addr *addr, bool with_asked)
 {
     if (net_addr_scope(addr) != NET_SCOPE_GLOBAL)
-        return true;
+        return 0;
     size_t same = 0;
-    for (size_t i = 0; i < l->count; i++)
-        same += net_addr_same_group(&l->list[i].contact.addr, addr);
-    return same < DHT_LOOKUP_GROUP_MAX;
+    for (size_t i = 0; i < l->count; i++) {
+        bool counts = l->list[i].state == DHT_CANDIDATE_ANSWERED ||
+                      (with_asked && l->list[i].state != DHT_CANDIDATE_NEW);
+        same += counts && net_addr_same_group(&l->list[i].contact.addr, addr);
+    }
+    return same;
 }
 
 static void drop_at(struct dht_lookup *l, size_t at)
@@ -98,12 +115,28 @@ static bool make_place(struct dht_lookup *l, const struct id *position, uint64_t
     return true;
 }
 
+static void add_alternate(struct dht_lookup *l, struct dht_candidate *known,
+                          const struct dht_contact *contact)
+{
+    if (known->state == DHT_CANDIDATE_ANSWERED || known->alternate_count == DHT_ALTERNATES ||
+        net_addr_equal(&known->contact.addr, &contact->addr) || failed_before(l, failed_tag(l, contact)))
+        return;
+    for (size_t i = 0; i < known->alternate_count; i++) {
+        if (net_addr_equal(&known->alternates[i], &contact->addr))
+            return;
+    }
+    known->alternates[known->alternate_count++] = contact->addr;
+}
+
 bool dht_lookup_offer(struct dht_lookup *l, const struct dht_contact *contact, const struct id *introducer,
                       uint16_t hops)
 {
     uint64_t introducer_tag = introducer == NULL ? 0 : tag_of(introducer);
-    if (l->storing || dht_lookup_get(l, &contact->id) != NULL || failed_before(l, tag_of(&contact->id)) ||
-        !group_allows(l, &contact->addr))
+    struct dht_candidate *known = dht_lookup_get(l, &contact->id);
+    if (known != NULL)
+        add_alternate(l, known, contact);
+    if (l->storing || known != NULL || failed_before(l, failed_tag(l, contact)) ||
+        group_of(l, &contact->addr, false) >= DHT_LOOKUP_GROUP_MAX)
         return false;
     struct id position = dht_id_position(&contact->id);
     if (!make_place(l, &position, introducer_tag))
@@ -121,7 +154,8 @@ struct dht_candidate *dht_lookup_next(struct dht_lookup *l)
     if (l->in_flight >= DHT_ALPHA || l->requests >= DHT_LOOKUP_REQUESTS_MAX)
         return NULL;
     for (size_t i = 0; i < l->count && i < DHT_K; i++) {
-        if (l->list[i].state == DHT_CANDIDATE_NEW)
+        if (l->list[i].state == DHT_CANDIDATE_NEW &&
+            group_of(l, &l->list[i].contact.addr, true) < DHT_LOOKUP_GROUP_MAX)
             return &l->list[i];
     }
     return NULL;
@@ -145,6 +179,20 @@ void dht_lookup_slow(struct dht_lookup *l, const struct id *id)
     l->requests++;
 }
 
+/* A group that has its share of answers is asked no more.  Returns where c is afterwards. */
+static struct dht_candidate *close_group(struct dht_lookup *l, struct dht_candidate *c)
+{
+    struct net_addr addr = c->contact.addr;
+    struct id id = c->contact.id;
+    if (group_of(l, &addr, false) < DHT_LOOKUP_GROUP_MAX)
+        return c;
+    for (size_t i = l->count; i-- > 0;) {
+        if (l->list[i].state == DHT_CANDIDATE_NEW && net_addr_same_group(&l->list[i].contact.addr, &addr))
+            drop_at(l, i);
+    }
+    return dht_lookup_get(l, &id);
+}
+
 struct dht_candidate *dht_lookup_answered(struct dht_lookup *l, const struct id *id, const uint8_t *token)
 {
     struct dht_candidate *c = dht_lookup_get(l, id);
@@ -159,7 +207,7 @@ struct dht_candidate *dht_lookup_answered(struct dht_lookup *l, const struct id 
     l->answers++;
     if (c->hops > l->hops)
         l->hops = c->hops;
-    return c;
+    return close_group(l, c);
 }
 
 void dht_lookup_failed(struct dht_lookup *l, const struct id *id)
@@ -167,8 +215,15 @@ void dht_lookup_failed(struct dht_lookup *l, const struct id *id)
     struct dht_candidate *c = dht_lookup_get(l, id);
     if (c == NULL || c->state == DHT_CANDIDATE_ANSWERED)
         return;
-    drop_at(l, (size_t)(c - l->list));
-    l->failed[l->failed_count++ % DHT_FAILED_TAGS] = tag_of(id);
+    l->failed[l->failed_count++ % DHT_FAILED_TAGS] = failed_tag(l, &c->contact);
+    if (c->alternate_count == 0 || l->requests >= DHT_LOOKUP_REQUESTS_MAX) {
+        drop_at(l, (size_t)(c - l->list));
+        return;
+    }
+    if (c->state == DHT_CANDIDATE_ASKED)
+        l->in_flight--;
+    c->state = DHT_CANDIDATE_NEW;
+    c->contact.addr = c->alternates[--c->alternate_count];
 }
 
 bool dht_lookup_settled(const struct dht_lookup *l)

@@ -10,7 +10,9 @@
  *
  * A liar can name any number of nodes near the target.  What one introducer named and nobody confirmed by
  * answering takes at most DHT_INTRODUCED_MAX places, and all requests together are capped, so it costs time,
- * not the result. */
+ * not the result.  Nor does naming a true id at a false address, or false ids in a true node's network, shut
+ * that node out: other addresses are kept as alternates, failures are remembered per id and address, and only
+ * candidates that were asked count for their group. */
 #ifndef DUNLIN_DHT_LOOKUP_H
 #define DUNLIN_DHT_LOOKUP_H
 
@@ -20,8 +22,9 @@ enum {
     DHT_SHORTLIST = 48,
     DHT_INTRODUCED_MAX = 8,
     DHT_FAILED_TAGS = 64,
+    DHT_ALTERNATES = 2, /* other addresses of a candidate, tried in turn */
     DHT_LOOKUP_REQUESTS_MAX = 200,
-    DHT_LOOKUP_GROUP_MAX = 3, /* candidates sharing a /24 or /56 of global addresses */
+    DHT_LOOKUP_GROUP_MAX = 3, /* candidates asked or answering that share a /24 or /56 of global addresses */
     DHT_PEER_AGREE = 3,       /* a peer's record is settled when this many nodes delivered no newer one */
 };
 
@@ -51,6 +54,8 @@ struct dht_candidate {
     uint16_t hops; /* introductions since our own table */
     bool has_token;
     uint8_t token[DHT_TOKEN_BYTES];
+    uint8_t alternate_count;
+    struct net_addr alternates[DHT_ALTERNATES];
 };
 
 struct dht_lookup_value {
@@ -68,6 +73,7 @@ struct dht_lookup {
     size_t announce; /* ANNOUNCE: index of the announcement */
     size_t count;
     struct dht_candidate list[DHT_SHORTLIST]; /* nearest first */
+    uint8_t secret[16];                       /* of the tags below; drawn by whoever starts the lookup */
     size_t failed_count;
     uint64_t failed[DHT_FAILED_TAGS];
     size_t value_count;
@@ -80,6 +86,7 @@ struct dht_lookup {
     uint32_t stored;
 };
 
+/* A fresh lookup with an empty shortlist; serial must differ from those of other uses of the slot. */
 void dht_lookup_init(struct dht_lookup *l, enum dht_lookup_kind kind, const struct id *target,
                      uint32_t serial, uint32_t handle);
 /* Offers a candidate; introducer NULL: from our own table or seeds.  False: known, failed before, or no
@@ -95,7 +102,8 @@ void dht_lookup_asked(struct dht_lookup *l, struct dht_candidate *c);
 void dht_lookup_slow(struct dht_lookup *l, const struct id *id);
 /* Its answer came; returns it, or NULL when it is no candidate or answered before. */
 struct dht_candidate *dht_lookup_answered(struct dht_lookup *l, const struct id *id, const uint8_t *token);
-/* It timed out: dropped and not taken again. */
+/* It timed out: its next alternate is tried, or it is dropped and not taken again at the address that failed.
+ */
 void dht_lookup_failed(struct dht_lookup *l, const struct id *id);
 /* True when SEARCH is over. */
 bool dht_lookup_settled(const struct dht_lookup *l);

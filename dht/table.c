@@ -164,13 +164,15 @@ static void promote_cached(struct dht_table *t, struct dht_bucket *b)
     }
 }
 
-bool dht_table_failed(struct dht_table *t, uint64_t now_ns, const struct id *id, bool line_alive)
+bool dht_table_failed(struct dht_table *t, uint64_t now_ns, const struct dht_contact *asked, bool line_alive)
 {
     struct id position;
-    struct dht_bucket *b = bucket_of_id(t, id, &position);
-    cache_drop(b, id);
-    struct dht_entry *e = find_in(b->entries, b->count, id);
-    if (e == NULL)
+    struct dht_bucket *b = bucket_of_id(t, &asked->id, &position);
+    const struct dht_entry *cached = find_in(b->cache, b->cached, &asked->id);
+    if (cached != NULL && net_addr_equal(&cached->contact.addr, &asked->addr))
+        cache_drop(b, &asked->id);
+    struct dht_entry *e = find_in(b->entries, b->count, &asked->id);
+    if (e == NULL || !net_addr_equal(&e->contact.addr, &asked->addr))
         return false;
     bool doubtful = !dht_table_is_good(t, e, now_ns);
     if (e->fails < UINT8_MAX)

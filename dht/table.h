@@ -63,8 +63,9 @@ bool dht_table_is_good(const struct dht_table *t, const struct dht_entry *e, uin
 enum dht_insert dht_table_answered(struct dht_table *t, uint64_t now_ns, const struct dht_contact *contact,
                                    uint64_t rtt_ns, const uint8_t *token);
 /* Notes a request that stayed unanswered; line_alive: somebody else answered since it was sent.  True when
- * the contact was evicted (the newest cached one that may enter took its place). */
-bool dht_table_failed(struct dht_table *t, uint64_t now_ns, const struct id *id, bool line_alive);
+ * the contact was evicted (the newest cached one that may enter took its place). Only a request to the
+ * address that the table has counts: else whoever names a node at a false address had it thrown out. */
+bool dht_table_failed(struct dht_table *t, uint64_t now_ns, const struct dht_contact *asked, bool line_alive);
 /* Drops a contact that says it is a client. */
 void dht_table_remove(struct dht_table *t, const struct id *id);
 /* True when a stranger at this contact would be entered if it answered: worth a ping. */

@@ -13,6 +13,7 @@ struct dht_tokens {
     uint64_t due_ns; /* next rotation */
 };
 
+/* Draws both secrets. */
 void dht_tokens_init(struct dht_tokens *t, const struct rng *rng, uint64_t rotate_ns, uint64_t now_ns);
 /* Replaces secrets that are due; after a sleep longer than two rotations both are new. */
 void dht_tokens_tick(struct dht_tokens *t, const struct rng *rng, uint64_t now_ns);

@@ -59,6 +59,7 @@ struct dht_wire {
     struct bytes values[DHT_WIRE_VALUES_MAX];
 };
 
+/* True for kinds that ask, false for those that answer. */
 bool dht_wire_is_request(uint8_t kind);
 /* Encodes into out and returns the length, or 0 when it does not fit cap. */
 size_t dht_wire_encode(const struct dht_wire *m, uint8_t *out, size_t cap);

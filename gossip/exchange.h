@@ -194,6 +194,7 @@ struct gossip_counters {
     uint64_t states_fetched;
 };
 
+/* Borrowed until the next call with this core. */
 const struct gossip_counters *gossip_counters(const struct gossip *g);
 /* The round given last and the time since it began. */
 uint64_t gossip_current_round(const struct gossip *g, uint64_t now_ns, uint64_t *age_ns);

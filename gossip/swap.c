@@ -150,6 +150,10 @@ void gossip_swap_invite(struct gossip *g, uint64_t now_ns, struct gossip_stream 
     s->invite = *m;
     s->asked_ns = now_ns;
     s->deadline_ns = now_ns + g->config.round_ns / 2;
+    /* Told now, not when the wait ends: the inviter gives up after half a round as well, so that a member
+     * almost exactly one round behind never heard of it, and never merged. */
+    if (m->round == g->round.number + 1 && gossip_view_find(&g->view, &s->peer) != NULL)
+        gossip_tell_phase(g, now_ns, m->round, (uint64_t)m->age_ms * NS_PER_MS);
     judge(g, now_ns, s);
     if (s->state == GOSSIP_STREAM_PARKED && parked_count(g) > GOSSIP_PARKED_MAX)
         gossip_stream_refuse(g, now_ns, s, GOSSIP_BUSY_EXCHANGING);

@@ -154,6 +154,7 @@ MUST_USE int nat_path_peer_at(const struct nat_path *path, const struct net_addr
 /* Candidates of a peer, at most cap; returns how many, or ERR_NOT_FOUND. */
 MUST_USE int nat_path_candidates(const struct nat_path *path, const struct id *peer,
                                  struct nat_path_info out[], size_t cap);
+/* Everything counted since nat_path_init, by value. */
 struct nat_path_stats nat_path_stats(const struct nat_path *path);
 /* Asserts every internal relation; for tests, fuzzers and the simulator.  O(peers). */
 void nat_path_check_invariants(const struct nat_path *path);

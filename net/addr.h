@@ -30,6 +30,7 @@ struct net_seed {
 /* How far an address reaches; decides which candidates are offered to whom. */
 enum net_scope { NET_SCOPE_LOOPBACK, NET_SCOPE_LINK, NET_SCOPE_PRIVATE, NET_SCOPE_GLOBAL, NET_SCOPE_INVALID };
 
+/* Same family, address and port. */
 bool net_addr_equal(const struct net_addr *a, const struct net_addr *b);
 /* Loopback, link-local, private (RFC 1918, RFC 4193, RFC 6598), global, or invalid as a unicast destination
  * (unspecified, multicast, broadcast, port 0). */

@@ -15,8 +15,8 @@ struct quic_config quic_config_default(void)
         .streams_max = 4096,
         .streams_peer_max = 64,
         .buffer_bytes = (size_t)128 << 20,
-        .stream_window = (size_t)4 << 20,
-        .connection_window = (size_t)16 << 20,
+        .stream_window = (size_t)16 << 20,
+        .connection_window = (size_t)24 << 20,
         .idle_timeout_ns = 30 * QUIC_SECOND_NS,
         .keep_alive_ns = 10 * QUIC_SECOND_NS,
     };

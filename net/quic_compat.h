@@ -21,35 +21,41 @@ typedef ngtcp2_ccerr quic_close_error;
 #define QUIC_CLOSE_IS_APPLICATION NGTCP2_CCERR_TYPE_APPLICATION
 #define QUIC_CC_BBR               NGTCP2_CC_ALGO_BBR
 
+/* What CONNECTION_CLOSE says: the transport error of a library error. */
 static inline void quic_close_set_liberr(quic_close_error *e, int liberr)
 {
     ngtcp2_ccerr_default(e);
     ngtcp2_ccerr_set_liberr(e, liberr, NULL, 0);
 }
 
+/* The same: a TLS alert. */
 static inline void quic_close_set_alert(quic_close_error *e, uint8_t alert)
 {
     ngtcp2_ccerr_default(e);
     ngtcp2_ccerr_set_tls_alert(e, alert, NULL, 0);
 }
 
+/* The same: one of our own codes. */
 static inline void quic_close_set_application(quic_close_error *e, uint64_t code)
 {
     ngtcp2_ccerr_default(e);
     ngtcp2_ccerr_set_application_error(e, code, NULL, 0);
 }
 
+/* What the peer's CONNECTION_CLOSE said. */
 static inline void quic_close_get(ngtcp2_conn *conn, quic_close_error *out)
 {
     *out = *ngtcp2_conn_get_ccerr(conn);
 }
 
+/* Ends both directions, see above. */
 static inline void quic_ng_shutdown_stream(ngtcp2_conn *conn, int64_t id, uint64_t code)
 {
     (void)ngtcp2_conn_shutdown_stream_write(conn, 0, id, code);
     (void)ngtcp2_conn_shutdown_stream_read(conn, 0, id, code);
 }
 
+/* What only a server must set. */
 static inline void quic_params_server(ngtcp2_transport_params *params)
 {
     params->original_dcid_present = 1;
@@ -57,6 +63,7 @@ static inline void quic_params_server(ngtcp2_transport_params *params)
 
 typedef ngtcp2_conn_info quic_ng_stat;
 
+/* Round trip, window and bytes in flight. */
 static inline void quic_ng_get_stat(ngtcp2_conn *conn, quic_ng_stat *out)
 {
     ngtcp2_conn_get_conn_info(conn, out);
@@ -68,35 +75,41 @@ typedef ngtcp2_connection_close_error quic_close_error;
 #define QUIC_CLOSE_IS_APPLICATION NGTCP2_CONNECTION_CLOSE_ERROR_CODE_TYPE_APPLICATION
 #define QUIC_CC_BBR               NGTCP2_CC_ALGO_BBR2
 
+/* What CONNECTION_CLOSE says: the transport error of a library error. */
 static inline void quic_close_set_liberr(quic_close_error *e, int liberr)
 {
     ngtcp2_connection_close_error_default(e);
     ngtcp2_connection_close_error_set_transport_error_liberr(e, liberr, NULL, 0);
 }
 
+/* The same: a TLS alert. */
 static inline void quic_close_set_alert(quic_close_error *e, uint8_t alert)
 {
     ngtcp2_connection_close_error_default(e);
     ngtcp2_connection_close_error_set_transport_error_tls_alert(e, alert, NULL, 0);
 }
 
+/* The same: one of our own codes. */
 static inline void quic_close_set_application(quic_close_error *e, uint64_t code)
 {
     ngtcp2_connection_close_error_default(e);
     ngtcp2_connection_close_error_set_application_error(e, code, NULL, 0);
 }
 
+/* What the peer's CONNECTION_CLOSE said. */
 static inline void quic_close_get(ngtcp2_conn *conn, quic_close_error *out)
 {
     ngtcp2_conn_get_connection_close_error(conn, out);
 }
 
+/* Ends both directions, see above. */
 static inline void quic_ng_shutdown_stream(ngtcp2_conn *conn, int64_t id, uint64_t code)
 {
     (void)ngtcp2_conn_shutdown_stream_write(conn, id, code);
     (void)ngtcp2_conn_shutdown_stream_read(conn, id, code);
 }
 
+/* What only a server must set. */
 static inline void quic_params_server(ngtcp2_transport_params *params)
 {
     (void)params;
@@ -104,6 +117,7 @@ static inline void quic_params_server(ngtcp2_transport_params *params)
 
 typedef ngtcp2_conn_stat quic_ng_stat;
 
+/* Round trip, window and bytes in flight. */
 static inline void quic_ng_get_stat(ngtcp2_conn *conn, quic_ng_stat *out)
 {
     ngtcp2_conn_get_conn_stat(conn, out);

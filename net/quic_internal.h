@@ -17,7 +17,7 @@ enum {
     QUIC_UNSENT_MAX = 256 * 1024, /* of a stream: frames not handed to QUIC yet */
     QUIC_UNSENT_BULK_MAX = 1024 * 1024,
     QUIC_UNACKED_MAX = 1024 * 1024, /* of a stream: bytes kept for repetition, bounds rate x RTT */
-    QUIC_UNACKED_BULK_MAX = 8 * 1024 * 1024,
+    QUIC_UNACKED_BULK_MAX = 16 * 1024 * 1024,
     QUIC_OWED_MAX = 64 * 1024, /* most a lower send class saves up while higher ones send */
     QUIC_OWED_SHARE = 16,      /* it is owed one byte in this many */
     QUIC_RESETS_PER_SECOND = 20,

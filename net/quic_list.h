@@ -13,6 +13,7 @@ struct quic_link {
 /* The structure of this type whose member is at this link. */
 #define QUIC_OWNER(link, type, member) ((type *)(void *)((char *)(link)-offsetof(type, member)))
 
+/* An empty list head, or an element in no list. */
 static inline void quic_link_init(struct quic_link *link)
 {
     link->next = link;
@@ -25,6 +26,7 @@ static inline bool quic_link_alone(const struct quic_link *link)
     return link->next == link;
 }
 
+/* Takes link out of whatever list it is in. */
 static inline void quic_link_remove(struct quic_link *link)
 {
     link->prev->next = link->next;

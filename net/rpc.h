@@ -58,6 +58,7 @@ struct rpc_action {
 
 struct rpc;
 
+/* Sensible values and the C library's heap. */
 struct rpc_config rpc_config_default(void);
 /* Returns an owned instance in *out (free with rpc_destroy).  ERR_INVALID, ERR_NO_MEMORY. */
 MUST_USE int rpc_create(struct rpc **out, const struct rpc_config *cfg);

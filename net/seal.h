@@ -159,6 +159,7 @@ MUST_USE int net_seal_pin(struct net_seal *seal, const struct id *peer, bool pin
  * each. False when there is none.  A large median with several peers means that our own clock is wrong. */
 bool net_seal_clock_offset(const struct net_seal *seal, uint64_t now_ns, int64_t *offset_ms, size_t *peers);
 
+/* Everything counted since net_seal_init, by value. */
 struct net_seal_stats net_seal_stats(const struct net_seal *seal);
 /* Asserts every internal relation; for tests, fuzzers and the simulator.  O(peers_max). */
 void net_seal_check_invariants(const struct net_seal *seal);

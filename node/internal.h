@@ -38,6 +38,7 @@ enum {
     NODE_OWN_ADDRS_MAX = 4,
     NODE_WAITS_MAX = 64,          /* control calls that wait for a DHT answer */
     NODE_CONNECTIONS_WANTED = 32, /* members we stay connected to, partner on demand beside them */
+    NODE_STRANGERS_MAX = 64,      /* peers we talk to only because they probe us */
     NODE_RPC_CHAIN = 1,           /* {1: run, 2: from index} -> chain frame */
     NODE_DHT_TTL_MS = 20 * 60 * 1000,
 };
@@ -51,6 +52,7 @@ struct node_peer {
     struct id id;
     uint32_t serial;          /* origin number of its records: index + 1, never 0 */
     uint64_t wanted_until_ns; /* keep trying to connect until then */
+    bool stranger;            /* wanted only because it probes us */
     struct net_addr addrs[NODE_PEER_ADDRS_MAX];
     size_t addr_count;
     bool connected;
@@ -120,6 +122,7 @@ struct node {
     struct worker merge_worker;
     struct worker disk_worker;
     bool resolving[NODE_SEEDS_MAX];
+    uint64_t seed_rounds;
     uint64_t seeds_next_ns; /* when names of seeds are looked up again */
     bool stopping;
     bool pumping;
@@ -146,9 +149,10 @@ struct node {
     uint64_t addrs_next_ns;
     uint64_t minute_next_ns; /* housekeeping */
     int store_state;
-    uint64_t busy_next_ns;   /* when the path layer is told next what is in flight */
-    uint64_t clock_next_ns;  /* when our clock is next compared with those of peers */
-    int64_t clock_offset_ms; /* last comparison; peers - ours */
+    uint64_t network_next_ns; /* next complaint about another network */
+    uint64_t busy_next_ns;    /* when the path layer is told next what is in flight */
+    uint64_t clock_next_ns;   /* when our clock is next compared with those of peers */
+    int64_t clock_offset_ms;  /* last comparison; peers - ours */
     size_t clock_peers;
 
     struct run runs[NODE_RUNS_MAX];
@@ -182,7 +186,8 @@ void wire_tick(struct node *node, uint64_t now_ns);
 /* Sends what is left (goodbyes) without waiting for anything. */
 void wire_flush(struct node *node);
 uint64_t wire_deadline_ns(struct node *node, uint64_t now_ns);
-void wire_sends(struct node *node, uint64_t now_ns);
+/* Hands QUIC's packets to the socket; true when there were any: sending makes room for more. */
+bool wire_sends(struct node *node, uint64_t now_ns);
 
 /* streams.c */
 bool streams_drain(struct node *node, uint64_t now_ns);
@@ -239,5 +244,7 @@ void methods_tick(struct node *node, uint64_t now_ns);
 uint64_t methods_deadline_ns(const struct node *node);
 /* The trainer filled an array that a method asked for; tag is TAG_CALL + the wait's index. */
 void methods_snapshot(struct node *node, uint64_t tag, float *array);
+/* A checkpoint was written, or could not be: answers the call that waits for it. */
+void methods_saved(struct run *run, int result);
 
 #endif

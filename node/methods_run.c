@@ -532,8 +532,33 @@ void method_checkpoint_save(void *user, struct control_call *call, const struct 
                      run_stage_name(run));
         return;
     }
+    if (run->save_called && control_resolve(run->node->control, run->save_call) != NULL) {
+        control_fail(call, ERR_BUSY,
+                     "another call waits for a checkpoint of this run: try again in a moment");
+        return;
+    }
+    run->save_call = control_ref_of(call);
+    run->save_called = true;
     run_save(run);
-    (void)control_answer(call);
+    if (!run->saving)
+        methods_saved(run, ERR_BUSY);
+}
+
+void methods_saved(struct run *run, int result)
+{
+    struct node *node = run->node;
+    bool waits = run->save_called && node->control != NULL;
+    struct control_call *call = waits ? control_resolve(node->control, run->save_call) : NULL;
+    run->save_called = false;
+    if (call == NULL)
+        return;
+    if (result < 0) {
+        control_fail(call, result, "run %s: the checkpoint could not be written: %s", run->name,
+                     err_text(result));
+        return;
+    }
+    struct reply *r = control_answer(call);
+    reply_uint(r, "round", run->saved_round);
     control_finish(call, false);
 }
 

@@ -75,8 +75,8 @@ void node_pump(struct node *node, uint64_t now_ns)
             if (node->runs[i].used && !node->runs[i].leaving)
                 any |= run_drain(&node->runs[i], now_ns);
         }
+        any |= wire_sends(node, now_ns);
     }
-    wire_sends(node, now_ns);
     net_uv_timer_arm(&node->timer, any ? now_ns : deadline(node, now_ns));
     node->pumping = false;
 }

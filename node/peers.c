@@ -105,6 +105,7 @@ struct node_peer *peers_want(struct node *node, const struct id *id, const struc
     struct node_peer *peer = peers_get(node, id);
     if (peer == NULL)
         return NULL;
+    peer->stranger = false;
     if (peer->wanted_until_ns < now_ns + for_ns)
         peer->wanted_until_ns = now_ns + for_ns;
     if (!peer->connected) {
@@ -126,9 +127,10 @@ void peers_connected(struct node *node, const struct quic_event *event)
     }
     peer->connected = true;
     peer->connected_ns = now_ns;
+    int result = nat_path_peer_add(node->path, now_ns, &peer->id);
+    (void)result; /* ERR_FULL: the route in use is kept as long as the peer is heard */
     peer->last_seen_ns = now_ns;
     peer->lookup_fails = 0;
-    trace_emit(&node->trace, TRACE_CONN_UP, now_ns, &event->peer, (int64_t)(event->rtt_ns / 1000), 0, 0);
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
         struct run *run = &node->runs[i];
         if (!run->used || run->leaving)
@@ -143,9 +145,6 @@ void peers_connected(struct node *node, const struct quic_event *event)
 void peers_disconnected(struct node *node, const struct quic_event *event)
 {
     struct node_peer *peer = peers_find(node, &event->peer);
-    trace_emit(&node->trace,
-               event->err == ERR_AUTH || event->err == ERR_TLS ? TRACE_CONN_REFUSED : TRACE_CONN_DOWN,
-               node_now_ns(), &event->peer, 0, 0, event->err);
     if (peer == NULL)
         return;
     for (size_t i = 0; i < NODE_STREAMS_MAX; i++) {
@@ -265,6 +264,13 @@ static void resolve_seeds(struct node *node, uint64_t now_ns)
     node->seeds_next_ns = now_ns + SEED_RETRY_S * NODE_SECOND_NS;
     if (dht_ready(node->dht))
         return;
+    if (node->seed_rounds++ > 0 && node->config.seed_count > 0)
+        node_info(node, TRACE_LEVEL_WARN,
+                  "none of %zu seeds answers (first: %s:%u): is dunlind running there, is its UDP port open, "
+                  "is the "
+                  "id right, is this machine online?  Trying again every %d s",
+                  node->config.seed_count, node->config.seeds[0].host, (unsigned)node->config.seeds[0].port,
+                  SEED_RETRY_S);
     for (size_t i = 0; i < node->config.seed_count; i++) {
         struct resolving *resolving = node->resolving[i] ? NULL : malloc(sizeof *resolving);
         if (resolving == NULL || id_equal(&node->config.seeds[i].id, &node->identity.id)) {

@@ -196,10 +196,9 @@ static int build(struct run *run, char why[NODE_ERROR_SIZE])
         result = shape_of(&run->config, &run->layout, run->tensors, &run->shape, why);
     if (result < 0)
         return result;
-    run->outer = run->config.rounds < 10 ? gossip_outer_plain()
-                                         : (struct gossip_outer){.alpha = (float)run->config.alpha,
-                                                                 .beta = (float)run->config.beta,
-                                                                 .gamma = (float)run->config.gamma};
+    run->outer = (struct gossip_outer){.alpha = (float)run->config.alpha,
+                                       .beta = (float)run->config.beta,
+                                       .gamma = (float)run->config.gamma};
     result = allocate(run);
     if (result == ERR_OK)
         result = open_gossip(run);
@@ -275,6 +274,13 @@ static int new_run(struct node *node, const struct id *id, const char *data, boo
     if (node_run_of(node, id) != NULL) {
         (void)snprintf(why, NODE_ERROR_SIZE, "this node is in that run already");
         return ERR_EXISTS;
+    }
+    for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
+        if (node->runs[i].used && id_equal(&node->runs[i].id, id)) {
+            (void)snprintf(why, NODE_ERROR_SIZE,
+                           "this node is still leaving that run: try again in a moment");
+            return ERR_BUSY;
+        }
     }
     if (realpath(data, absolute) == NULL || strlen(absolute) >= NODE_PATH_SIZE) {
         (void)snprintf(why, NODE_ERROR_SIZE, "data path %s: %s", data, strerror(errno));

@@ -22,6 +22,7 @@
 #include "crdt/chain.h"
 #include "gossip/exchange.h"
 #include "gossip/merge/job.h"
+#include "node/control.h"
 #include "node/reply.h"
 #include "node/train_thread.h"
 #include "node/worker.h"
@@ -98,6 +99,7 @@ struct run {
     bool has_outcome;
     bool merge_reported; /* gossip/ waits for gossip_merge_done */
     struct id partner;
+    uint64_t others_round; /* furthest progress of the other members at our last boundary */
     struct gossip_merge_report report;
     size_t fetch_tries;
     bool publishing; /* a state is being encoded for joiners */
@@ -107,6 +109,8 @@ struct run {
     bool job_busy;   /* a merge-worker job of this run is under way */
     bool saving;     /* a checkpoint is being written */
     bool save_again; /* asked for while one was written */
+    bool save_called;
+    struct control_ref save_call; /* answered once what it asked for is on the disk */
     uint64_t saved_round;
     uint64_t save_next_ns; /* not before */
     uint64_t save_took_ns;

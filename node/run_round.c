@@ -8,6 +8,8 @@
 #include "gossip/pairing.h"
 #include "node/run_internal.h"
 
+enum { PLAIN_ROUNDS = 10 };
+
 static uint64_t round_ns(const struct run *run)
 {
     return (uint64_t)run->config.round_ms * 1000000;
@@ -58,6 +60,18 @@ static void solo(struct run *run, enum gossip_solo reason)
     run->has_outcome = true;
 }
 
+/* True when this round is further than being in phase with any other member explains, and they do go on. Then
+ * we wait for them: members believe a newer round only when a second one is near it, so nobody would follow
+ * us. A node restarted seconds before the others is in this place. */
+static bool too_far_ahead(struct run *run, uint64_t round)
+{
+    struct run_swarm swarm;
+    run_swarm_now(run, &swarm);
+    bool going_on = swarm.has_donor && swarm.round_max > run->others_round;
+    run->others_round = swarm.round_max;
+    return going_on && round > swarm.round_max + 2;
+}
+
 /* The boundary of round `round`: everything after it happens to this round's snapshot. */
 static void begin_round(struct run *run, uint64_t now_ns, uint64_t round)
 {
@@ -66,6 +80,8 @@ static void begin_round(struct run *run, uint64_t now_ns, uint64_t round)
     run->round = round;
     run->round_began_ns = now_ns;
     run->boundary_ns = behind ? now_ns + round_ns(run) : run->boundary_ns + round_ns(run);
+    if (!run->isolated && too_far_ahead(run, round))
+        run->boundary_ns += round_ns(run) / 2;
     run->has_outcome = false;
     memset(&run->partner, 0, sizeof run->partner);
     measure_rate(run, now_ns);
@@ -82,6 +98,13 @@ static void begin_round(struct run *run, uint64_t now_ns, uint64_t round)
     run->stage = RUN_SNAPSHOT;
     if (train_thread_snapshot(run->trainer, TAG_ROUND, run->theta) < 0)
         run_fail(run, "the trainer does not answer");
+}
+
+/* Momentum needs some rounds to pay: short runs, and the last rounds of every run, average plainly. */
+static struct gossip_outer outer_now(const struct run *run)
+{
+    bool ending = run->config.rounds < run->round + PLAIN_ROUNDS;
+    return ending ? gossip_outer_plain() : run->outer;
 }
 
 /* What the merge worker does with one round. */
@@ -138,8 +161,8 @@ static void merge_round(struct worker_job *base)
         job->merge_result =
             gossip_merge_job(&job->input, &run->history, run->phi, run->delta, run->diff, &job->report);
     if (!job->merge || job->merge_result < 0)
-        job->result = gossip_solo_job(run->layout.arena_floats, &run->outer, run->theta, run->phi, run->delta,
-                                      run->diff);
+        job->result = gossip_solo_job(run->layout.arena_floats, &job->input.outer, run->theta, run->phi,
+                                      run->delta, run->diff);
 }
 
 static void merged(void *user, struct worker_job *base)
@@ -181,12 +204,13 @@ static void begin_merge(struct run *run)
         return;
     run->stage = RUN_MERGING;
     job->merge = outcome->kind == GOSSIP_EVENT_MERGE;
+    job->input.outer = outer_now(run);
     if (job->merge) {
         float lateness = (float)((double)(now_ns - run->round_began_ns) / (double)round_ns(run));
         job->input = (struct gossip_merge_input){
             .tensors = run->tensors,
             .tensor_count = run->layout.tensor_count,
-            .outer = run->outer,
+            .outer = outer_now(run),
             .variance_correction = true,
             .partner_weight = gossip_partner_weight(lateness),
             .own_round = run->round,

@@ -242,10 +242,13 @@ static void checkpoint_was_written(void *user, struct worker_job *base)
     uint64_t pause_ns = SAVE_SHARE * job->took_ns;
     run->save_next_ns =
         now_ns + (pause_ns > SAVE_INTERVAL_S * NODE_SECOND_NS ? pause_ns : SAVE_INTERVAL_S * NODE_SECOND_NS);
+    int result = job->result;
     free_disk_job(job, true);
     if (run->save_again) {
         run->save_again = false;
         run_save(run);
+    } else {
+        methods_saved(run, result);
     }
     node_pump(node, now_ns);
 }
@@ -258,6 +261,7 @@ static void weights_were_copied(void *user, struct worker_job *base)
     job->job.done = checkpoint_was_written;
     if (worker_submit(&node->disk_worker, &job->job) < 0) {
         job->run->saving = false;
+        methods_saved(job->run, ERR_BUSY);
         free_disk_job(job, true);
     }
 }
@@ -269,6 +273,7 @@ void run_exported(struct run *run, uint8_t *bytes, size_t len)
     if (job == NULL) {
         free(bytes);
         run->saving = false;
+        methods_saved(run, ERR_NO_MEMORY);
         return;
     }
     job->optimizer = bytes;
@@ -281,6 +286,7 @@ void run_exported(struct run *run, uint8_t *bytes, size_t len)
     if (job->phi == NULL || job->delta == NULL || worker_submit(&run->node->merge_worker, &job->job) < 0) {
         node_info(run->node, TRACE_LEVEL_ERROR, "run %s: no memory for a checkpoint", run->name);
         run->saving = false;
+        methods_saved(run, ERR_NO_MEMORY);
         free_disk_job(job, true);
     }
 }

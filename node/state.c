@@ -118,7 +118,7 @@ static bool admits(void *user, const struct id *run_id, const struct id *author)
 {
     struct node *node = user;
     const struct run *run = node_run_of(node, run_id);
-    (void)author; /* runs are open: whoever knows the id may join; REVOKE entries shut somebody out */
+    (void)author; /* runs are open: whoever knows the id may join and write within its quota */
     return run != NULL;
 }
 
@@ -211,6 +211,9 @@ static void learn_member(struct node *node, const struct crdt_event *event)
         return;
     if (crdt_record_decode(event->record, &record) < 0 || gossip_member_decode(record.value, &member) < 0)
         return;
+    if (quic_peer_count(node->quic) >= NODE_CONNECTIONS_WANTED &&
+        peers_find(node, &event->key.author) == NULL)
+        return; /* connected when it becomes our partner */
     struct node_peer *peer =
         peers_want(node, &event->key.author, member.addrs, member.addr_count, 120 * NODE_SECOND_NS);
     if (peer != NULL)

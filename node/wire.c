@@ -8,7 +8,7 @@
 #include "net/rpc_quic.h"
 #include "node/internal.h"
 
-enum { BUSY_INTERVAL_MS = 200, CLOCK_INTERVAL_S = 60, SHAPER_BURST_DEFAULT = 0 };
+enum { BUSY_INTERVAL_MS = 200, CLOCK_INTERVAL_S = 60, SHAPER_BURST_DEFAULT = 0, STRANGER_S = 60 };
 
 static void send_raw(struct node *node, uint64_t now_ns, const struct net_addr *to, const uint8_t *data,
                      size_t len, size_t segment)
@@ -47,6 +47,21 @@ static void receive_quic(struct node *node, uint64_t now_ns, const struct net_ad
         send_raw(node, now_ns, from, reply.bytes, reply.len, 0);
 }
 
+/* Said once a minute: most often somebody gave the wrong --network. */
+static void other_network(struct node *node, uint64_t now_ns, const struct net_addr *from)
+{
+    char text[NET_ADDR_TEXT_SIZE];
+    if (now_ns < node->network_next_ns)
+        return;
+    node->network_next_ns = now_ns + 60 * NODE_SECOND_NS;
+    net_addr_format(from, text);
+    node_info(
+        node, TRACE_LEVEL_WARN,
+        "a node of another network sends from %s and is ignored; ours is '%s': nodes that shall meet need "
+        "the same --network",
+        text, node->config.network);
+}
+
 static void receive_sealed(struct node *node, uint64_t now_ns, const struct net_addr *from,
                            struct bytes datagram)
 {
@@ -61,6 +76,8 @@ static void receive_sealed(struct node *node, uint64_t now_ns, const struct net_
         else
             result = ERR_UNSUPPORTED;
     }
+    if (result == ERR_NETWORK)
+        other_network(node, now_ns, from);
     if (result < 0)
         trace_emit(&node->trace, TRACE_DATAGRAM_DROPPED, now_ns, NULL, 0, 0, result);
 }
@@ -224,23 +241,36 @@ void wire_close(struct node *node)
     node->dht_block = node->path_block = node->seal_block = NULL;
 }
 
+/* Whoever probes us wants a connection; a flood of strangers may not crowd out those we want ourselves. */
+static struct node_peer *admit_stranger(struct node *node, uint64_t now_ns, const struct id *id)
+{
+    size_t strangers = 0;
+    for (size_t i = 0; i < NODE_PEERS_MAX; i++)
+        strangers += node->peers[i].used && node->peers[i].stranger;
+    struct node_peer *peer = strangers < NODE_STRANGERS_MAX ? peers_get(node, id) : NULL;
+    if (peer != NULL) {
+        peer->stranger = true;
+        peer->wanted_until_ns = now_ns + STRANGER_S * NODE_SECOND_NS;
+    }
+    return peer;
+}
+
 /* A route began to answer: the lower id dials.  A connection that lived through the gap starts its congestion
  * state afresh, or its back-off would keep it silent for seconds. */
 static void route_up(struct node *node, uint64_t now_ns, const struct nat_path_event *event)
 {
-    struct node_peer *peer = peers_get(node, &event->peer);
+    struct node_peer *peer = peers_find(node, &event->peer);
     struct quic_peer_info info;
+    if (peer == NULL || peer->wanted_until_ns < now_ns)
+        peer = admit_stranger(node, now_ns, &event->peer);
     if (peer == NULL)
         return;
     peer->route_rtt_ns = event->rtt_ns;
     peer->last_seen_ns = now_ns;
-    trace_emit(&node->trace, TRACE_ROUTE_UP, now_ns, &event->peer, (int64_t)(event->rtt_ns / 1000), 0, 0);
     if (quic_peer_info(node->quic, &event->peer, &info) == ERR_OK) {
         quic_path_changed(node->quic, now_ns, &event->peer, QUIC_DATAGRAM_MAX);
         return;
     }
-    if (peer->wanted_until_ns < now_ns) /* it probes us, so it wants us */
-        peer->wanted_until_ns = now_ns + 60 * NODE_SECOND_NS;
     peer->dial_next_ns = now_ns;
 }
 
@@ -256,8 +286,7 @@ static void path_event(struct node *node, uint64_t now_ns, const struct nat_path
             peer->route_rtt_ns = event->rtt_ns;
         quic_path_changed(node->quic, now_ns, &event->peer, QUIC_DATAGRAM_MAX);
         break;
-    case NAT_PATH_ROUTE_DEAD:
-        trace_emit(&node->trace, TRACE_ROUTE_DEAD, now_ns, &event->peer, 0, 0, 0);
+    case NAT_PATH_ROUTE_DEAD: /* nat/ reported it */
         break;
     case NAT_PATH_OBSERVED: {
         int result = nat_observed_report(&node->observed, now_ns, &event->addr, &event->old);
@@ -321,23 +350,26 @@ bool wire_drain(struct node *node, uint64_t now_ns)
     return any;
 }
 
-void wire_sends(struct node *node, uint64_t now_ns)
+bool wire_sends(struct node *node, uint64_t now_ns)
 {
     struct id peer;
     struct net_addr to;
     size_t segment;
+    bool any = false;
     while (net_uv_socket_ready(node->socket)) {
         size_t len = quic_poll_send(node->quic, now_ns, &peer, node->batch, sizeof node->batch, &segment);
         if (len == 0)
-            return;
+            break;
+        any = true;
         if (nat_path_route(node->path, &peer, &to) == ERR_OK)
             send_raw(node, now_ns, &to, node->batch, len, segment);
     }
+    return any;
 }
 
 void wire_flush(struct node *node)
 {
-    wire_sends(node, node_now_ns());
+    (void)wire_sends(node, node_now_ns());
 }
 
 /* Our own clock against those of peers: one warning a minute while it is off. */

@@ -15,6 +15,7 @@ struct train_adamw_config {
     float floor;     /* rate at the end, as a fraction of the peak */
 };
 
+/* Rate 3e-3, betas 0.9 and 0.98, decay 0.05, clip 1, warm-up 2 % of the run, floor 10 %. */
 struct train_adamw_config train_adamw_config_default(void);
 /* ERR_INVALID: `why` names the setting and what is allowed. */
 MUST_USE int train_adamw_config_check(const struct train_adamw_config *config, char *why, size_t why_size);

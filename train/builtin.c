@@ -45,7 +45,7 @@ struct trainer_options trainer_options_default(void)
         .model = train_model_config_default(),
         .adamw = train_adamw_config_default(),
         .threads = 1,
-        .batch = 8,
+        .batch = 4,
         .micro = 4,
         .accumulate = 1,
     };

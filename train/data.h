@@ -63,6 +63,7 @@ MUST_USE int train_data_open(const struct train_data_config *config, const struc
 /* NULL is allowed. */
 void train_data_close(struct train_data *data);
 
+/* Counts of what was found. */
 void train_data_info(const struct train_data *data, struct train_data_info *out);
 /* Next random training window, context + 1 bytes borrowed until close.  Uniform over all start positions. */
 const uint8_t *train_data_draw(struct train_data *data);

@@ -2,9 +2,9 @@
  *
  * Our own because libraries choose their kernels by the processor's model number: Debian's OpenBLAS 0.3.21
  * does not know the models of 2023 and later, nor what some virtual machines report, and then computes with
- * 128-bit SSE3, at a seventh of the speed; the remedy is an environment variable read before main().  This
- * one asks CPUID for features, starts no threads of its own, and is at least as fast at the sizes of a
- * training step.
+ * 128-bit SSE3, at a fifth of the speed; the remedy is an environment variable read before main().  This one
+ * asks CPUID for features, starts no threads of its own, and is about as fast as OpenBLAS at its best at the
+ * sizes of a training step.
  *
  * Blocking follows Goto and van de Geijn 2008 (panels of B in the first-level cache, A streaming past).  Sums
  * over k run in order in blocks of TRAIN_GEMM_DEPTH: the same bits for any number of threads, not for any

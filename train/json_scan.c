@@ -9,7 +9,7 @@ static void pass_space(struct json_scan *s)
         s->at++;
 }
 
-bool json_accept(struct json_scan *s, char symbol)
+bool train_json_accept(struct json_scan *s, char symbol)
 {
     pass_space(s);
     if (s->failed || s->at == s->end || *s->at != (uint8_t)symbol)
@@ -18,9 +18,9 @@ bool json_accept(struct json_scan *s, char symbol)
     return true;
 }
 
-void json_expect(struct json_scan *s, char symbol)
+void train_json_expect(struct json_scan *s, char symbol)
 {
-    if (!json_accept(s, symbol))
+    if (!train_json_accept(s, symbol))
         s->failed = true;
 }
 
@@ -43,9 +43,9 @@ static size_t escape_length(const struct json_scan *s)
     return 6;
 }
 
-struct bytes json_string(struct json_scan *s)
+struct bytes train_json_string(struct json_scan *s)
 {
-    json_expect(s, '"');
+    train_json_expect(s, '"');
     const uint8_t *start = s->at;
     while (!s->failed && s->at < s->end && *s->at != '"') {
         size_t step = *s->at == '\\' ? escape_length(s) : *s->at < 0x20 ? 0 : 1;
@@ -65,7 +65,7 @@ static bool digit(const struct json_scan *s)
     return s->at < s->end && *s->at >= '0' && *s->at <= '9';
 }
 
-uint64_t json_whole(struct json_scan *s)
+uint64_t train_json_whole(struct json_scan *s)
 {
     const uint64_t most = (uint64_t)1 << 53; /* what every JSON reader can hold */
     uint64_t value = 0;
@@ -119,20 +119,20 @@ static bool skip_word(struct json_scan *s, const char *word)
 static void skip_members(struct json_scan *s, bool object, unsigned depth_max)
 {
     char closing = object ? '}' : ']';
-    if (json_accept(s, closing))
+    if (train_json_accept(s, closing))
         return;
     do {
         if (object) {
-            (void)json_string(s);
-            json_expect(s, ':');
+            (void)train_json_string(s);
+            train_json_expect(s, ':');
         }
-        json_skip(s, depth_max - 1);
-    } while (json_accept(s, ','));
-    json_expect(s, closing);
+        train_json_skip(s, depth_max - 1);
+    } while (train_json_accept(s, ','));
+    train_json_expect(s, closing);
 }
 
 /* Recursion is bounded by depth_max. */
-void json_skip(struct json_scan *s, unsigned depth_max)
+void train_json_skip(struct json_scan *s, unsigned depth_max)
 {
     pass_space(s);
     if (s->failed || s->at == s->end || depth_max == 0) {
@@ -140,7 +140,7 @@ void json_skip(struct json_scan *s, unsigned depth_max)
         return;
     }
     if (*s->at == '"') {
-        (void)json_string(s);
+        (void)train_json_string(s);
     } else if (*s->at == '{' || *s->at == '[') {
         bool object = *s->at++ == '{';
         skip_members(s, object, depth_max);
@@ -149,7 +149,7 @@ void json_skip(struct json_scan *s, unsigned depth_max)
     }
 }
 
-bool json_done(struct json_scan *s)
+bool train_json_done(struct json_scan *s)
 {
     pass_space(s);
     return !s->failed && s->at == s->end;

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "train/model.h"
 
+/* Bytes of the whole state. */
 size_t train_state_bytes(const struct train_layout *layout);
 /* Writes train_state_bytes(layout) bytes. */
 void train_state_write(const struct train_layout *layout, uint64_t updates, const float first[],

@@ -113,43 +113,43 @@ static bool is(struct bytes text, const char *word)
 
 static void read_shape(struct json_scan *s, struct entry *entry)
 {
-    json_expect(s, '[');
+    train_json_expect(s, '[');
     entry->dimensions = 0;
-    if (json_accept(s, ']'))
+    if (train_json_accept(s, ']'))
         return;
     do {
-        uint64_t extent = json_whole(s);
+        uint64_t extent = train_json_whole(s);
         if (entry->dimensions < 2)
             entry->shape[entry->dimensions] = extent;
         entry->dimensions++;
-    } while (json_accept(s, ','));
-    json_expect(s, ']');
+    } while (train_json_accept(s, ','));
+    train_json_expect(s, ']');
 }
 
 static void read_entry(struct json_scan *s, struct entry *entry)
 {
     *entry = (struct entry){.f32 = false};
-    json_expect(s, '{');
+    train_json_expect(s, '{');
     do {
-        struct bytes key = json_string(s);
-        json_expect(s, ':');
+        struct bytes key = train_json_string(s);
+        train_json_expect(s, ':');
         if (is(key, "dtype")) {
-            entry->f32 = is(json_string(s), "F32");
+            entry->f32 = is(train_json_string(s), "F32");
         } else if (is(key, "shape")) {
             read_shape(s, entry);
             entry->has_shape = true;
         } else if (is(key, "data_offsets")) {
-            json_expect(s, '[');
-            entry->from = json_whole(s);
-            json_expect(s, ',');
-            entry->to = json_whole(s);
-            json_expect(s, ']');
+            train_json_expect(s, '[');
+            entry->from = train_json_whole(s);
+            train_json_expect(s, ',');
+            entry->to = train_json_whole(s);
+            train_json_expect(s, ']');
             entry->has_offsets = true;
         } else {
             s->failed = true;
         }
-    } while (json_accept(s, ','));
-    json_expect(s, '}');
+    } while (train_json_accept(s, ','));
+    train_json_expect(s, '}');
     s->failed |= !entry->has_shape || !entry->has_offsets || entry->from > entry->to;
 }
 
@@ -163,20 +163,20 @@ static int malformed(char *why, size_t why_size)
 static uint32_t number_of(struct bytes text)
 {
     struct json_scan s = {.at = text.data, .end = text.data + text.len};
-    uint64_t value = text.len == 0 ? 0 : json_whole(&s);
-    return json_done(&s) && value <= UINT32_MAX ? (uint32_t)value : 0;
+    uint64_t value = text.len == 0 ? 0 : train_json_whole(&s);
+    return train_json_done(&s) && value <= UINT32_MAX ? (uint32_t)value : 0;
 }
 
 static bool read_metadata(struct json_scan *s, struct train_model_config *model)
 {
     bool ours = false;
-    json_expect(s, '{');
-    if (json_accept(s, '}'))
+    train_json_expect(s, '{');
+    if (train_json_accept(s, '}'))
         return false;
     do {
-        struct bytes key = json_string(s);
-        json_expect(s, ':');
-        struct bytes value = json_string(s);
+        struct bytes key = train_json_string(s);
+        train_json_expect(s, ':');
+        struct bytes value = train_json_string(s);
         ours |= is(key, "format") && is(value, FORMAT);
         if (is(key, "width"))
             model->width = number_of(value);
@@ -186,8 +186,8 @@ static bool read_metadata(struct json_scan *s, struct train_model_config *model)
             model->heads = number_of(value);
         if (is(key, "context"))
             model->context = number_of(value);
-    } while (json_accept(s, ','));
-    json_expect(s, '}');
+    } while (train_json_accept(s, ','));
+    train_json_expect(s, '}');
     return ours;
 }
 
@@ -200,19 +200,19 @@ int train_safetensors_model(struct bytes file, struct train_model_config *model,
     int result = split(file, &s, &data, why, why_size);
     if (result < 0)
         return result;
-    json_expect(&s, '{');
-    if (!json_accept(&s, '}')) {
+    train_json_expect(&s, '{');
+    if (!train_json_accept(&s, '}')) {
         do {
-            struct bytes key = json_string(&s);
-            json_expect(&s, ':');
+            struct bytes key = train_json_string(&s);
+            train_json_expect(&s, ':');
             if (is(key, "__metadata__"))
                 ours |= read_metadata(&s, &found);
             else
-                json_skip(&s, TRAIN_ST_DEPTH_MAX);
-        } while (json_accept(&s, ','));
-        json_expect(&s, '}');
+                train_json_skip(&s, TRAIN_ST_DEPTH_MAX);
+        } while (train_json_accept(&s, ','));
+        train_json_expect(&s, '}');
     }
-    if (!json_done(&s))
+    if (!train_json_done(&s))
         return malformed(why, why_size);
     if (!ours) {
         (void)snprintf(why, why_size,
@@ -271,11 +271,11 @@ static int place(struct places *places, struct bytes name, const struct entry *e
 static int place_all(struct places *places, struct json_scan *s, size_t data_len, char *why, size_t why_size)
 {
     struct train_model_config ignored;
-    json_expect(s, '{');
+    train_json_expect(s, '{');
     do {
         struct entry entry;
-        struct bytes name = json_string(s);
-        json_expect(s, ':');
+        struct bytes name = train_json_string(s);
+        train_json_expect(s, ':');
         if (is(name, "__metadata__")) {
             (void)read_metadata(s, &ignored);
             continue;
@@ -285,9 +285,9 @@ static int place_all(struct places *places, struct json_scan *s, size_t data_len
             s->failed ? malformed(why, why_size) : place(places, name, &entry, data_len, why, why_size);
         if (result < 0)
             return result;
-    } while (json_accept(s, ','));
-    json_expect(s, '}');
-    return json_done(s) ? 0 : malformed(why, why_size);
+    } while (train_json_accept(s, ','));
+    train_json_expect(s, '}');
+    return train_json_done(s) ? 0 : malformed(why, why_size);
 }
 
 /* All there, and covering the data without overlap: sizes add up and no two meet. */

@@ -145,13 +145,28 @@ Test(dht_lookup, requests_are_capped_and_then_it_ends, .init = setup)
 
 Test(dht_lookup, groups_and_values_are_capped, .init = setup)
 {
-    unsigned taken = 0;
     for (unsigned i = 0; i < 10; i++) {
         struct dht_contact c = contact(i);
         c.addr.ip[1] = 9, c.addr.ip[2] = 9;
-        taken += dht_lookup_offer(&l, &c, NULL, 1);
+        cr_assert(dht_lookup_offer(&l, &c, NULL, 1), "naming many of one network shuts nobody out");
     }
-    cr_assert_eq(taken, DHT_LOOKUP_GROUP_MAX);
+    for (int i = 0; i < DHT_LOOKUP_GROUP_MAX; i++)
+        dht_lookup_asked(&l, dht_lookup_next(&l));
+    cr_assert_null(dht_lookup_next(&l), "but only three of it are asked");
+    struct id dead = l.list[0].contact.id;
+    dht_lookup_failed(&l, &dead);
+    cr_assert_not_null(dht_lookup_next(&l));
+    dht_lookup_asked(&l, dht_lookup_next(&l));
+    for (int i = 0; i < DHT_LOOKUP_GROUP_MAX; i++) {
+        struct id id = l.list[i].contact.id;
+        cr_assert_not_null(dht_lookup_answered(&l, &id, NULL));
+        dht_lookup_check(&l);
+    }
+    cr_assert(dht_lookup_settled(&l));
+    cr_assert_eq(l.count, DHT_LOOKUP_GROUP_MAX, "the rest of the network was dropped");
+    struct dht_contact more = contact(77);
+    more.addr.ip[1] = 9, more.addr.ip[2] = 9;
+    cr_assert_not(dht_lookup_offer(&l, &more, NULL, 1));
     struct dht_record r;
     memset(&r, 0, sizeof r);
     for (unsigned i = 0; i < DHT_VALUES_MAX; i++) {
@@ -166,4 +181,27 @@ Test(dht_lookup, groups_and_values_are_capped, .init = setup)
     cr_assert(dht_lookup_note_value(&l, &r), "newer of a known owner");
     r.owner = pair_id(500);
     cr_assert_not(dht_lookup_note_value(&l, &r));
+}
+
+/* A liar names a true id at false addresses; whoever names it truly is still heard. */
+Test(dht_lookup, a_false_address_does_not_hide_a_node, .init = setup)
+{
+    struct dht_contact real = contact(1), wrong = real, worse = real;
+    struct id liar = pair_id(5000), honest = pair_id(5001);
+    wrong.addr.port = 1;
+    worse.addr.port = 2;
+    cr_assert(dht_lookup_offer(&l, &wrong, &liar, 1));
+    cr_assert_not(dht_lookup_offer(&l, &real, &honest, 1), "known, but kept as an alternate");
+    cr_assert_not(dht_lookup_offer(&l, &real, &honest, 1));
+    cr_assert_eq(l.list[0].alternate_count, 1);
+    dht_lookup_asked(&l, dht_lookup_next(&l));
+    dht_lookup_failed(&l, &real.id);
+    dht_lookup_check(&l);
+    struct dht_candidate *c = dht_lookup_next(&l);
+    cr_assert(c != NULL && net_addr_equal(&c->contact.addr, &real.addr));
+    dht_lookup_asked(&l, c);
+    dht_lookup_failed(&l, &real.id);
+    cr_assert_null(dht_lookup_next(&l));
+    cr_assert_not(dht_lookup_offer(&l, &real, &honest, 1), "failed at this address");
+    cr_assert(dht_lookup_offer(&l, &worse, &liar, 1), "not yet at that one");
 }

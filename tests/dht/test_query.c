@@ -38,7 +38,7 @@ Test(dht_query, matches_peer_address_kind_and_id, .init = setup)
 
 Test(dht_query, the_pool_is_bounded_and_due_times_are_right, .init = setup)
 {
-    for (int i = 0; i < 16; i++) {
+    for (size_t i = 0; i < 16; i++) {
         cr_assert_not_null(dht_queries_start(&q, &rng, 100, DHT_PING, DHT_FOR_TABLE, 0, &peer));
         cr_assert_eq(q.used, i + 1);
     }

@@ -57,13 +57,17 @@ Test(dht_table, full_bucket_caches_and_evicts_only_doubtful, .init = setup)
         cr_assert_eq(dht_table_answered(&table, 10 + i, &c, 5, NULL), DHT_INSERT_CACHED);
     }
     cr_assert_eq(buckets[0].cached, DHT_CACHE);
-    struct id victim = pair_id(in_bucket(0, 3));
+    struct dht_contact victim_contact = contact(in_bucket(0, 3), false), elsewhere = victim_contact;
+    struct id victim = victim_contact.id;
+    elsewhere.addr.port++;
+    for (int i = 0; i < 20; i++)
+        cr_assert_not(dht_table_failed(&table, 20, &elsewhere, true), "named at a false address by a liar");
     cr_assert_null(dht_table_doubtful(&table, 20, 0, 20));
-    cr_assert_not(dht_table_failed(&table, 20, &victim, true),
+    cr_assert_not(dht_table_failed(&table, 20, &victim_contact, true),
                   "good: the first failure only makes it doubtful");
     cr_assert(id_equal(&dht_table_doubtful(&table, 20, 0, 20)->contact.id, &victim));
-    cr_assert_not(dht_table_failed(&table, 21, &victim, false), "our own line may be dead");
-    cr_assert(dht_table_failed(&table, 22, &victim, true));
+    cr_assert_not(dht_table_failed(&table, 21, &victim_contact, false), "our own line may be dead");
+    cr_assert(dht_table_failed(&table, 22, &victim_contact, true));
     cr_assert_null(dht_table_get(&table, &victim, true));
     struct id newest = pair_id(in_bucket(0, DHT_K + DHT_CACHE));
     cr_assert_not_null(dht_table_get(&table, &newest, false), "the newest cached one took the place");
@@ -76,17 +80,17 @@ Test(dht_table, even_without_a_live_line_nobody_stays_for_ever, .init = setup)
     struct dht_contact c = contact(7, false);
     cr_assert_eq(dht_table_answered(&table, 10, &c, 5, NULL), DHT_INSERT_ADDED);
     for (int i = 1; i < DHT_FAILS_MAX; i++)
-        cr_assert_not(dht_table_failed(&table, 20, &c.id, false));
-    cr_assert(dht_table_failed(&table, 20, &c.id, false));
+        cr_assert_not(dht_table_failed(&table, 20, &c, false));
+    cr_assert(dht_table_failed(&table, 20, &c, false));
     cr_assert_eq(table.total, 0);
-    cr_assert_not(dht_table_failed(&table, 20, &c.id, true), "unknown");
+    cr_assert_not(dht_table_failed(&table, 20, &c, true), "unknown");
 }
 
 Test(dht_table, an_answer_clears_doubt_and_silence_brings_it, .init = setup)
 {
     struct dht_contact c = contact(7, false);
     cr_assert_eq(dht_table_answered(&table, 10, &c, 5, NULL), DHT_INSERT_ADDED);
-    (void)dht_table_failed(&table, 20, &c.id, true);
+    (void)dht_table_failed(&table, 20, &c, true);
     cr_assert_not(dht_table_is_good(&table, dht_table_get(&table, &c.id, false), 20));
     cr_assert_eq(dht_table_answered(&table, 30, &c, 6, NULL), DHT_INSERT_KNOWN);
     cr_assert(dht_table_is_good(&table, dht_table_get(&table, &c.id, false), 30));
@@ -198,7 +202,7 @@ Test(dht_table, ten_thousand_random_operations, .init = setup)
         } else {
             bool doubtful = m->fails > 0 || now_ns - m->answered_ns >= good;
             bool expected = m->in && doubtful;
-            cr_assert_eq(dht_table_failed(&table, now_ns, &c.id, true), expected);
+            cr_assert_eq(dht_table_failed(&table, now_ns, &c, true), expected);
             m->fails++;
             if (expected)
                 m->in = false;

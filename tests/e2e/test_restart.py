@@ -13,8 +13,7 @@ def save(node, run_id):
     node.ask("checkpoint", "save", run_id)
     checkpoints = node.ask("checkpoint", "ls", run_id)["checkpoints"]
     saved = max([one["round"] for one in checkpoints if one["intact"]], default=-1)
-    # One round behind at most: the snapshot is that of the last round's end.
-    expect(saved >= run["round"] - 1, "%s saved round %d" % (node.name, saved))
+    expect(saved >= run["round"], "%s saved round %d" % (node.name, saved))
     return dict(run, round=saved)
 
 

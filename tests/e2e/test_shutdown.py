@@ -45,7 +45,7 @@ def check_json(swarm):
         ["dht", "table"],
         ["dht", "find", peer.id],
         ["dht", "providers", run],
-        ["dht", "provide", run],
+        ["dht", "provide", peer.id],
         ["state", "ls", run],
         ["sample", run, "--length", "40", "--seed", "1"],
         ["checkpoint", "save", run],
@@ -133,7 +133,7 @@ def test(context):
         run = first.wait_run("trains again", 30, lambda run: run["state"] == "training")
         expect(run["round"] >= saved, "it goes on from round %d" % saved)
         first.ask("run", "leave", swarm.run_id)
-        first.wait_run("has left", 20, lambda run: run["state"] == "left")
+        wait_until("the run is gone", 20, lambda: not first.run() or first.run()["state"] == "left")
 
 
 harness.run(test, 200)

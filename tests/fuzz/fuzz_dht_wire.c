@@ -23,8 +23,10 @@ static void check_message(uint8_t kind, struct bytes in)
     ASSERT(memcmp(first, second, len) == 0);
     for (size_t i = 0; i < m.value_count; i++) {
         struct dht_record record;
-        if (dht_record_decode(m.values[i], &record) == ERR_OK)
-            (void)dht_record_check_life(&record, record.issued_ms);
+        if (dht_record_decode(m.values[i], &record) != ERR_OK)
+            continue;
+        int life = dht_record_check_life(&record, record.issued_ms);
+        ASSERT(life == ERR_OK || life == ERR_MALFORMED); /* alive when issued, or for too long */
     }
 }
 

@@ -179,6 +179,69 @@ Test(path, waking_up_raises_no_alarm)
     net_close(&net);
 }
 
+static enum nat_route_state state_of_only_route(int a, int b)
+{
+    struct nat_path_info info;
+    cr_assert_eq(nat_path_candidates(net.nodes[a].path, &net.nodes[b].id, &info, 1), 1);
+    return info.state;
+}
+
+Test(path, the_first_bytes_after_a_pause_raise_no_suspicion)
+{
+    two_nodes();
+    net_link(&net, 0, "192.0.2.1:1", 1, "198.51.100.1:2", MS(150));
+    net_offer(&net, 0, 1, "198.51.100.1:2", NAT_ROUTE_DIRECT4);
+    net_run_for(&net, MS(9000));
+    nat_path_busy(net.nodes[0].path, net.now_ns, &net.nodes[1].id, 100000);
+    net_run_for(&net, MS(250));
+    cr_expect_eq(state_of_only_route(0, 1), NAT_ACTIVE);
+    nat_path_busy(net.nodes[0].path, net.now_ns, &net.nodes[1].id, 100000);
+    net.links[0].up_ba = false;
+    net_run_for(&net, MS(500));
+    cr_expect_eq(state_of_only_route(0, 1), NAT_SUSPECT, "silence that lasts does");
+    net_close(&net);
+}
+
+/* A stall while a route is suspect: what would clear it waits in the socket while the timers fire first. */
+Test(path, a_stall_during_suspicion_kills_no_route)
+{
+    struct net_message packet = {.kind = 0, .addr = at("192.0.2.1:1")};
+    two_nodes();
+    struct link *link = net_link(&net, 0, "192.0.2.1:1", 1, "198.51.100.1:2", MS(10));
+    net_offer(&net, 0, 1, "198.51.100.1:2", NAT_ROUTE_DIRECT4);
+    net_transfer(&net, 0, 1, MS(3000));
+    link->up_ab = link->up_ba = false;
+    while (state_of_only_route(0, 1) != NAT_SUSPECT)
+        net_transfer(&net, 0, 1, MS(10));
+    net_run_for(&net, MS(65));
+    cr_assert_eq(state_of_only_route(0, 1), NAT_SUSPECT);
+    link->up_ab = link->up_ba = true;
+    net_carry(&net, 1, &packet, true);
+    net.now_ns += MS(300);
+    nat_path_tick(net.nodes[0].path, net.now_ns);
+    net_drain(&net, 0);
+    net_run_for(&net, MS(20));
+    cr_expect_eq(net.nodes[0].dead, 0);
+    cr_expect_eq(state_of_only_route(0, 1), NAT_ACTIVE);
+    net_close(&net);
+}
+
+/* Two routes answer within milliseconds: the first is used at once, the better one only after the hold-down.
+ */
+Test(path, an_improvement_waits_a_second)
+{
+    two_nodes();
+    net_link(&net, 0, "192.0.2.1:1", 1, "198.51.100.1:2", MS(1));
+    net_link(&net, 0, "192.168.1.1:1", 1, "192.168.1.2:2", MS(3));
+    net_offer(&net, 0, 1, "198.51.100.1:2", NAT_ROUTE_DIRECT4);
+    net_offer(&net, 0, 1, "192.168.1.2:2", NAT_ROUTE_LAN);
+    net_transfer(&net, 0, 1, MS(900));
+    cr_expect(net_uses(&net, 0, 1, "198.51.100.1:2"));
+    net_transfer(&net, 0, 1, MS(2000));
+    cr_expect(net_uses(&net, 0, 1, "192.168.1.2:2"));
+    net_close(&net);
+}
+
 /* Our own thread slept: the peers' datagrams still wait in the socket while the timers fire. */
 Test(path, a_stall_of_our_own_kills_no_route)
 {

@@ -110,6 +110,8 @@ static inline void net_init(struct quic_net *net, int count, uint64_t seed)
         n->cfg.rng = rng_of_seeded(&n->stream);
         n->cfg.allocator = allocator_system();
         n->cfg.connections_max = 16;
+        n->cfg.stream_window = 4 << 20;
+        n->cfg.connection_window = 16 << 20;
         n->cfg.frame_max[STREAM_SERVICE_RPC] = STREAM_FRAME_DEFAULT;
         n->cfg.frame_max[STREAM_SERVICE_EXCHANGE] = STREAM_FRAME_DEFAULT;
         n->cfg.frame_max[STREAM_SERVICE_BLOB] = 1024 * 1024;

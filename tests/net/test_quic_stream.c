@@ -515,12 +515,72 @@ Test(quic_stream, the_upload_cap_holds_and_changes_live)
     net_deinit(&net);
 }
 
-/* Random operations by both ends over a bad link; the invariants are checked after every drain (quic_net.h),
+/* One random operation by one of the nodes. */
+static void random_step(struct quic_net *net, uint64_t handles[64])
+{
+    static uint8_t frame[65536];
+    struct node *n = &net->nodes[rng_below(&net->rng, 3)];
+    const struct id *peer = &net->nodes[rng_below(&net->rng, 3)].identity.id;
+    uint64_t *handle = &handles[rng_below(&net->rng, 64)];
+    uint64_t chosen = rng_below(&net->rng, 4) == 0 ? n->handle : *handle;
+    int result;
+    switch (rng_below(&net->rng, 12)) {
+    case 0:
+    case 1:
+        result = quic_connect(n->ep, net->now_ns, peer);
+        cr_assert(result == ERR_OK || result == ERR_STATE || result == ERR_EXISTS || result == ERR_INVALID);
+        break;
+    case 2:
+        if (rng_below(&net->rng, 10) == 0)
+            quic_disconnect(n->ep, net->now_ns, peer, ERR_CLOSED);
+        break;
+    case 3:
+    case 4:
+        (void)!quic_stream_open(n->ep, net->now_ns, peer, STREAM_SERVICE_EXCHANGE,
+                                (uint8_t)rng_below(&net->rng, 4), handle);
+        break;
+    case 5:
+    case 6:
+    case 7:
+        (void)!quic_stream_send(n->ep, chosen,
+                                bytes_of(frame, 1 + (size_t)rng_below(&net->rng, sizeof frame)));
+        break;
+    case 8:
+        quic_stream_finish(n->ep, chosen);
+        break;
+    case 9:
+        quic_stream_reset(n->ep, chosen, ERR_REFUSED);
+        break;
+    case 10:
+        if (rng_below(&net->rng, 2) == 0)
+            quic_stream_pause(n->ep, chosen);
+        else
+            quic_stream_resume(n->ep, chosen);
+        break;
+    default:
+        quic_path_changed(n->ep, net->now_ns, peer, 1200 + (size_t)rng_below(&net->rng, 300));
+    }
+}
+
+static void expect_empty(struct quic *ep)
+{
+    for (size_t s = 0; s < ep->cfg.streams_max; s++)
+        if (ep->streams[s].used)
+            quic_stream_reset(ep, quic_stream_handle(&ep->streams[s]), ERR_CLOSED);
+    cr_assert_eq(ep->stream_count, 0);
+    cr_assert_eq(ep->conn_count, 0);
+    cr_assert_eq(ep->handshakes_in, 0);
+    cr_assert_eq(ep->cid_count, 0);
+    cr_assert_eq(ep->in_pool.used + ep->out_pool.used, 0);
+}
+
+/* Random operations by all ends over a bad link; the invariants are checked after every drain (quic_net.h),
  * and in the end everything that was taken has been given back. */
 Test(quic_stream, random_use_leaks_nothing)
 {
     for (uint64_t seed = 100; seed < 106; seed++) {
         struct quic_net net;
+        uint64_t handles[64] = {0};
         net_init(&net, 3, seed);
         net.loss_percent = 3;
         net.reorder_percent = 10;
@@ -529,69 +589,15 @@ Test(quic_stream, random_use_leaks_nothing)
             net.nodes[i].cfg.streams_peer_max = 8;
         }
         net_start(&net);
-        uint64_t handles[64] = {0};
-        static uint8_t frame[65536];
         for (int step = 0; step < 1500; step++) {
-            int i = (int)rng_below(&net.rng, 3);
-            int k = (int)rng_below(&net.rng, 3);
-            struct node *n = &net.nodes[i];
-            const struct id *peer = &net.nodes[k].identity.id;
-            uint64_t *handle = &handles[rng_below(&net.rng, 64)];
-            uint64_t chosen = rng_below(&net.rng, 4) == 0 ? n->handle : *handle;
-            switch (rng_below(&net.rng, 12)) {
-            case 0:
-            case 1: {
-                int result = quic_connect(n->ep, net.now_ns, peer);
-                cr_assert(result == ERR_OK || result == ERR_STATE || result == ERR_EXISTS ||
-                          result == ERR_INVALID);
-                break;
-            }
-            case 2:
-                if (rng_below(&net.rng, 10) == 0)
-                    quic_disconnect(n->ep, net.now_ns, peer, ERR_CLOSED);
-                break;
-            case 3:
-            case 4:
-                (void)!quic_stream_open(n->ep, net.now_ns, peer, STREAM_SERVICE_EXCHANGE,
-                                        (uint8_t)rng_below(&net.rng, 4), handle);
-                break;
-            case 5:
-            case 6:
-            case 7:
-                (void)!quic_stream_send(n->ep, chosen,
-                                        bytes_of(frame, 1 + (size_t)rng_below(&net.rng, sizeof frame)));
-                break;
-            case 8:
-                quic_stream_finish(n->ep, chosen);
-                break;
-            case 9:
-                quic_stream_reset(n->ep, chosen, ERR_REFUSED);
-                break;
-            case 10:
-                if (rng_below(&net.rng, 2) == 0)
-                    quic_stream_pause(n->ep, chosen);
-                else
-                    quic_stream_resume(n->ep, chosen);
-                break;
-            default:
-                quic_path_changed(n->ep, net.now_ns, peer, 1200 + (size_t)rng_below(&net.rng, 300));
-            }
+            random_step(&net, handles);
             net_run_ms(&net, rng_below(&net.rng, 30));
         }
         for (int i = 0; i < 3; i++)
             quic_disconnect_all(net.nodes[i].ep, net.now_ns, ERR_CLOSED);
         net_run_ms(&net, 60000);
-        for (int i = 0; i < 3; i++) {
-            struct quic *ep = net.nodes[i].ep;
-            for (size_t s = 0; s < ep->cfg.streams_max; s++)
-                if (ep->streams[s].used)
-                    quic_stream_reset(ep, quic_stream_handle(&ep->streams[s]), ERR_CLOSED);
-            cr_assert_eq(ep->stream_count, 0);
-            cr_assert_eq(ep->conn_count, 0);
-            cr_assert_eq(ep->handshakes_in, 0);
-            cr_assert_eq(ep->cid_count, 0);
-            cr_assert_eq(ep->in_pool.used + ep->out_pool.used, 0);
-        }
+        for (int i = 0; i < 3; i++)
+            expect_empty(net.nodes[i].ep);
         net_deinit(&net);
     }
 }

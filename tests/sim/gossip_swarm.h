@@ -330,8 +330,8 @@ static void swarm_outcome(struct swarm *s, size_t node, const struct gossip_even
     o->solo = e->kind == GOSSIP_EVENT_SOLO ? e->solo : 0;
     o->partner = id_is_zero(&e->peer) ? SIZE_MAX : swarm_index(s, &e->peer);
     cr_assert_eq(o->count, 1, "round %llu had two outcomes", (unsigned long long)e->round);
-    cr_assert(s->now <= deadline || s->now == n->thawed_at || s->now == n->thawed_before, "node %zu waited past its deadline in round %llu",
-              node, (unsigned long long)e->round);
+    cr_assert(s->now <= deadline || s->now == n->thawed_at || s->now == n->thawed_before,
+              "node %zu waited past its deadline in round %llu", node, (unsigned long long)e->round);
     uint8_t line[3] = {(uint8_t)node, (uint8_t)e->round, (uint8_t)o->solo};
     struct bytes parts[2] = {bytes_of(s->trace.bytes, ID_BYTES), bytes_of(line, sizeof line)};
     hash_parts("trace", parts, 2, &s->trace);
@@ -401,7 +401,8 @@ static void swarm_merged(struct swarm *s, size_t node, uint64_t round)
     struct gossip_merge_report report;
     cr_assert(own->round == round && theirs->round == round);
     cr_assert(own->partner_codec == theirs->codec && own->partner_blob.len == theirs->len);
-    cr_assert_eq(memcmp(own->partner_blob.data, theirs->blob, theirs->len), 0, "the blob is not what was sent");
+    cr_assert_eq(memcmp(own->partner_blob.data, theirs->blob, theirs->len), 0,
+                 "the blob is not what was sent");
     struct gossip_merge_input in = {.tensors = s->tensors,
                                     .tensor_count = 2,
                                     .outer = gossip_outer_plain(),

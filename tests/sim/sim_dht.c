@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "dht/id.h"
 #include "dht/wire.h"
 
 static const uint64_t second = UINT64_C(1000000000);
@@ -25,7 +26,7 @@ static int verify(void *user, const struct id *id, const char *label, struct byt
 static void invent(struct sim_dht_world *w, const struct id *target, struct dht_contact *out)
 {
     /* A liar cannot make the hash of an id fall near the target cheaply, but it can name ids whose keys
-     * nobody holds: it searches a few thousand, worth eleven leading bits. */
+     * nobody holds: it searches a few dozen, worth six leading bits. */
     struct sim *s = w->sim;
     struct id best = {{0}};
     unsigned best_prefix = 0;
@@ -47,6 +48,29 @@ static void invent(struct sim_dht_world *w, const struct id *target, struct dht_
     rng_fill(&s->rng, out->addr.ip + 1, 3);
 }
 
+/* The rank-th nearest node, at an address that is not its own. */
+static void misplace(struct sim_dht_world *w, const struct id *target, size_t rank, struct dht_contact *out)
+{
+    const struct sim_dht_node *nearest = NULL;
+    struct id floor = {{0}};
+    for (size_t n = 0; n <= rank; n++) {
+        nearest = NULL;
+        struct id best = {{0}};
+        for (size_t i = 0; i < w->sim->node_count; i++) {
+            struct id distance = dht_id_distance(target, &w->nodes[i].position);
+            if (id_compare(&distance, &floor) > 0 && (nearest == NULL || id_compare(&distance, &best) < 0)) {
+                nearest = &w->nodes[i];
+                best = distance;
+            }
+        }
+        floor = best;
+        if (nearest == NULL)
+            nearest = &w->nodes[0];
+    }
+    *out = (struct dht_contact){.id = nearest->identity.id, .addr = w->sim->nodes[nearest->index].addr};
+    out->addr.port ^= 1;
+}
+
 static void compose_lie(struct sim_dht_node *n, const struct net_message *request, const struct dht_wire *m)
 {
     struct sim_dht_world *w = n->world;
@@ -57,7 +81,9 @@ static void compose_lie(struct sim_dht_node *n, const struct net_message *reques
     lie.has_token = true;
     lie.status = DHT_STORED_OK;
     for (size_t i = 0; i < DHT_K && m->kind != DHT_STORE; i++) {
-        if (i % 2 == 0) {
+        if (i < 5) {
+            misplace(w, &m->target, i, &lie.contacts[i]);
+        } else if (i % 2 == 0) {
             invent(w, &m->target, &lie.contacts[i]);
         } else {
             const struct sim_node *friend = &w->sim->nodes[w->liars[rng_below(&w->sim->rng, w->liar_count)]];
@@ -167,6 +193,7 @@ static void create_node(struct sim_dht_world *w, size_t index)
     rng_seeded_init(&n->stream, w->options.seed * 1000003 + index);
     struct rng rng = rng_of_seeded(&n->stream);
     net_identity_generate(&n->identity, &rng);
+    n->position = dht_position_of(&n->identity.id);
     n->memory = allocator_get(&heap, 1, w->memory_bytes);
     ASSERT(n->memory != NULL);
     uint64_t draw = index < 4 ? 100 : rng_below(&w->sim->rng, 100);

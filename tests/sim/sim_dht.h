@@ -20,6 +20,7 @@ struct sim_dht_node {
     size_t index;
     enum sim_dht_kind kind;
     struct net_identity identity;
+    struct id position;
     struct rng_seeded stream;
     struct dht *core;
     void *memory;

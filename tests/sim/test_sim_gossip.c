@@ -35,7 +35,7 @@ Test(sim_gossip, any_faults_keep_the_promises)
 {
     /* Each seed draws its own mix; some faults are off altogether. */
     uint64_t merges = 0, unconfirmed = 0, advances = 0, phases = 0, asymmetric = 0;
-    for (uint64_t seed = 1; seed <= 40; seed++) {
+    for (uint64_t seed = 1; seed <= 24; seed++) {
         struct swarm_faults f = calm;
         f.reset_per_frame = seed % 3 == 0 ? 0 : 0.02 * (double)(seed % 5);
         f.open_fails = seed % 4 == 0 ? 0.2 : 0;
@@ -60,7 +60,7 @@ Test(sim_gossip, any_faults_keep_the_promises)
     cr_log_info("%llu merges, %llu unconfirmed of which %llu asymmetric, %llu advances, %llu phases",
                 (unsigned long long)merges, (unsigned long long)unconfirmed, (unsigned long long)asymmetric,
                 (unsigned long long)advances, (unsigned long long)phases);
-    cr_assert(merges > 2000 && unconfirmed > 0 && asymmetric > 0 && advances > 0 && phases > 0);
+    cr_assert(merges > 1000 && unconfirmed > 0 && asymmetric > 0 && advances > 0 && phases > 0);
 }
 
 Test(sim_gossip, same_seed_same_outcomes)

@@ -244,7 +244,7 @@ void command_usage(FILE *out, const char *group)
                        "Inspects and steers the Dunlin daemon (dunlind) of a data directory.\n\ncommands:\n");
     for (const struct command *command = cli_commands; command->name != NULL; command++) {
         if (group == NULL || in_group(command, group))
-            (void)fprintf(out, "  %-18s %s\n", command->name, command->summary);
+            (void)fprintf(out, "  %-19s %s\n", command->name, command->summary);
     }
     (void)fprintf(out, "\noptions of every command:\n");
     print_common_options(out);

@@ -47,6 +47,7 @@ double ref_loss(size_t rows, const double logits[], const uint8_t targets[], dou
 struct ref_adamw {
     double rate, beta1, beta2, epsilon, decay;
 };
+/* Changes value and its two moments. */
 void ref_adamw_step(const struct ref_adamw *how, unsigned step, double gradient, double *value, double *first,
                     double *second);
 
