@@ -380,8 +380,12 @@ static void begin(struct node *node, struct node_wait *wait)
     if (result == ERR_OK)
         return;
     struct control_call *call = control_resolve(node->control, wait->call);
-    if (call != NULL)
+    if (call != NULL && wait->kind == WAIT_PROVIDE && result == ERR_EXISTS) {
+        reply_uint(control_answer(call), "stored", 0); /* announced before, and renewed by itself */
+        control_finish(call, false);
+    } else if (call != NULL) {
         control_fail(call, result, "DHT: %s", err_text(result));
+    }
     wait->used = false;
 }
 
