@@ -1,6 +1,7 @@
 /* Frames: the examples of docs/protocol/gossip.md decode and encode back to the same bytes, every truncation
  * is refused, limits hold. */
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
