@@ -107,6 +107,9 @@ void show_dht_providers(const json_t *result)
 
 void show_dht_provide(const json_t *result)
 {
-    (void)printf("Announced to %" PRIu64 " nodes; renewed for as long as the daemon runs.\n",
-                 value_count(result, "stored"));
+    if (value_count(result, "stored") == 0)
+        (void)printf("Announced before; renewed for as long as the daemon runs.\n");
+    else
+        (void)printf("Announced to %" PRIu64 " nodes; renewed for as long as the daemon runs.\n",
+                     value_count(result, "stored"));
 }
