@@ -39,7 +39,7 @@ enum {
     NODE_WAITS_MAX = 64,          /* control calls that wait for a DHT answer */
     NODE_CONNECTIONS_WANTED = 32, /* members we stay connected to, partner on demand beside them */
     NODE_STRANGERS_MAX = 64,      /* peers we talk to only because they probe us */
-    NODE_RPC_CHAIN = 1,           /* {1: run, 2: from index} -> chain frame */
+    NODE_RPC_CHAIN = 1,           /* chain_request.h -> chain frame of crdt/ */
     NODE_DHT_TTL_MS = 20 * 60 * 1000,
 };
 

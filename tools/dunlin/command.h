@@ -35,7 +35,7 @@ enum value_kind {
     VALUE_TEXT,
     VALUE_PATH,    /* made absolute, since the daemon works in another directory */
     VALUE_PERCENT, /* 1..100, with or without % */
-    VALUE_RATE     /* bytes a second: 500K, 2M (powers of 1024); 0 or none: no limit */
+    VALUE_RATE     /* bytes a second: 500K, 2M (powers of 1000); 0 or none: no limit */
 };
 
 struct option {
