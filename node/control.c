@@ -24,6 +24,7 @@ struct client {
 struct control {
     uv_pipe_t listener;
     void *user;
+    void (*after)(void *user);
     const struct control_method *methods;
     uint64_t next_client;
     uint32_t next_call;
@@ -100,6 +101,10 @@ static void on_written(uv_write_t *request, int status)
 /* Copies the frame behind the write request, so that the answer buffer is free again at once. */
 static void send_frame(struct client *client, const uint8_t *data, size_t len)
 {
+    if (uv_stream_get_write_queue_size((uv_stream_t *)&client->pipe) > CONTROL_UNREAD_MAX) {
+        close_client(client);
+        return;
+    }
     uv_write_t *request = malloc(sizeof *request + LENGTH_BYTES + len);
     if (request == NULL) {
         close_client(client);
@@ -201,20 +206,60 @@ static struct control_call *new_call(struct client *client)
     return NULL;
 }
 
-/* Copies the first parameter that the method does not know to name; false: all are known. */
-static bool unknown_param(const struct control_method *method, const struct pack_reader *params, char *name,
-                          size_t cap)
+static bool is_of_type(enum pack_type type, char wanted)
+{
+    switch (wanted) {
+    case 's':
+        return type == PACK_STR;
+    case 'u':
+        return type == PACK_UINT;
+    case 'f':
+        return type == PACK_UINT || type == PACK_INT || type == PACK_FLOAT;
+    default:
+        return type == PACK_BOOL;
+    }
+}
+
+/* The type letter that params gives this name, 0: it is not there. */
+static char type_of(const char *params, const char *name)
+{
+    size_t len = strlen(name);
+    for (const char *at = params; *at != '\0'; at += strspn(at, " ")) {
+        if (strncmp(at, name, len) == 0 && at[len] == ':')
+            return at[len + 1];
+        at += strcspn(at, " ");
+    }
+    return 0;
+}
+
+/* False: the call was answered. */
+static bool check_params(struct control_call *call, const struct control_method *method,
+                         const struct pack_reader *params)
 {
     struct pack_reader r = *params;
-    char wanted[CONTROL_METHOD_SIZE + 1];
+    if (r.at == NULL) /* there is none */
+        return true;
     for (size_t left = pack_read_map(&r, CONTROL_TOKENS_MAX); left > 0 && !r.failed; left--) {
-        pack_read_text(&r, name, cap - 1);
-        (void)snprintf(wanted, sizeof wanted, "%s ", name);
-        if (r.failed || strstr(method->params, wanted) == NULL)
-            return true;
+        char name[CONTROL_METHOD_SIZE] = "";
+        pack_read_text(&r, name, sizeof name);
+        char wanted = r.failed ? 0 : type_of(method->params, name);
+        if (wanted == 0) {
+            control_fail(call, ERR_INVALID, "%s: unknown parameter '%s'", method->name, name);
+            return false;
+        }
+        if (!is_of_type(pack_peek(&r), wanted)) {
+            control_fail(call, ERR_INVALID, "%s: parameter '%s' must be %s", method->name, name,
+                         wanted == 's'   ? "a text"
+                         : wanted == 'u' ? "a whole number, 0 or more"
+                         : wanted == 'f' ? "a number"
+                                         : "true or false");
+            return false;
+        }
         pack_skip(&r);
     }
-    return false;
+    if (r.failed)
+        control_fail(call, ERR_MALFORMED, "%s: the parameters are not a map", method->name);
+    return !r.failed;
 }
 
 static void dispatch(struct client *client, struct bytes request)
@@ -244,12 +289,9 @@ static void dispatch(struct client *client, struct bytes request)
         return;
     }
     for (const struct control_method *method = control->methods; method->name != NULL; method++) {
-        char name[CONTROL_METHOD_SIZE] = "";
         if (strcmp(method->name, call->method) != 0)
             continue;
-        if (unknown_param(method, &params, name, sizeof name))
-            control_fail(call, ERR_INVALID, "%s: unknown parameter '%s'", call->method, name);
-        else
+        if (check_params(call, method, &params))
             method->handle(control->user, call, &params);
         return;
     }
@@ -293,7 +335,10 @@ static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf)
         return;
     }
     client->got += (size_t)got;
+    struct control *control = client->control;
     take_frames(client);
+    if (control->after != NULL)
+        control->after(control->user);
 }
 
 static void on_connection(uv_stream_t *listener, int status)
@@ -354,7 +399,7 @@ static int prepare_path(struct control *control, const char *dir, char why[NODE_
 }
 
 int control_open(struct control **out, uv_loop_t *loop, const char *dir, const struct control_method *methods,
-                 void *user, char why[NODE_ERROR_SIZE])
+                 void (*after)(void *user), void *user, char why[NODE_ERROR_SIZE])
 {
     struct control *control = calloc(1, sizeof *control);
     uint8_t *buffer = malloc(CONTROL_REPLY_MAX);
@@ -364,6 +409,7 @@ int control_open(struct control **out, uv_loop_t *loop, const char *dir, const s
         goto free_all;
     control->buffer = buffer;
     control->methods = methods;
+    control->after = after;
     control->user = user;
     result = prepare_path(control, dir, why);
     if (result < 0)
@@ -417,6 +463,12 @@ static bool find(const struct pack_reader *params, const char *key, struct pack_
         pack_skip(&r);
     }
     return false;
+}
+
+bool control_has(const struct pack_reader *params, const char *key)
+{
+    struct pack_reader value;
+    return find(params, key, &value);
 }
 
 bool control_text(const struct pack_reader *params, const char *key, char *out, size_t cap)

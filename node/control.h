@@ -17,6 +17,7 @@ enum {
     CONTROL_CALLS_MAX = 64, /* calls waiting for an answer, over all clients */
     CONTROL_REQUEST_MAX = 64 << 10,
     CONTROL_REPLY_MAX = 4 << 20,
+    CONTROL_UNREAD_MAX = 8 << 20, /* a client that asks and does not read is dropped beyond this */
     CONTROL_TOKENS_MAX = 512,
     CONTROL_METHOD_SIZE = 40,
 };
@@ -40,17 +41,21 @@ struct control_ref {
 
 typedef void (*control_handler)(void *user, struct control_call *call, const struct pack_reader *params);
 
+/* A request with a parameter that is not in params, or of another type, is refused before handle is called.
+ */
 struct control_method {
     const char *name;
-    const char *params; /* names it takes, each followed by a space; others are refused */
+    const char
+        *params; /* "name:type " for each it takes, type s (text), u (unsigned), f (number) or b (bool) */
     control_handler handle;
 };
 
-/* Listens on DIR/control.sock.  methods ends with a NULL name and is borrowed until control_close.  A
- * left-over socket of a dead daemon is replaced.  ERR_IN_USE: a live daemon answers there; why says so.
- * ERR_IO: why. */
+/* Listens on DIR/control.sock.  methods ends with a NULL name and is borrowed until control_close.  after
+ * (may be NULL) is called when handlers have run, to let their effects out.  A left-over socket of a dead
+ * daemon is replaced.  ERR_IN_USE: a live daemon answers there; why says so. ERR_IO: why. */
 MUST_USE int control_open(struct control **out, uv_loop_t *loop, const char *dir,
-                          const struct control_method *methods, void *user, char why[NODE_ERROR_SIZE]);
+                          const struct control_method *methods, void (*after)(void *user), void *user,
+                          char why[NODE_ERROR_SIZE]);
 /* Closes the socket and all clients; memory is given back once the loop has run the close callbacks. */
 void control_close(struct control *control);
 
@@ -68,8 +73,10 @@ struct control_ref control_ref_of(const struct control_call *call);
 struct control_call *control_resolve(struct control *control, struct control_ref ref);
 
 /* Parameter lookup in the request's params map: each returns false when the key is absent or of another type.
- * control_text copies with a terminator. */
+ * control_text copies with a terminator; it is false as well for a text that does not fit, which control_has
+ * tells from one that is not there. */
 bool control_text(const struct pack_reader *params, const char *key, char *out, size_t cap);
+bool control_has(const struct pack_reader *params, const char *key);
 bool control_uint(const struct pack_reader *params, const char *key, uint64_t *out);
 bool control_float(const struct pack_reader *params, const char *key, double *out);
 bool control_bool(const struct pack_reader *params, const char *key, bool *out);

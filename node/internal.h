@@ -73,6 +73,7 @@ enum node_stream_kind { STREAM_FREE, STREAM_RPC, STREAM_SYNC, STREAM_PUSH, STREA
 struct node_stream {
     enum node_stream_kind kind;
     uint64_t handle;
+    uint64_t heard_ns; /* last frame, or when it was opened */
     struct node_peer *peer;
     struct run *run; /* RUN; SYNC once its run is known */
     struct crdt_sync *sync;
@@ -125,6 +126,8 @@ struct node {
     uint64_t seed_rounds;
     uint64_t seeds_next_ns; /* when names of seeds are looked up again */
     bool stopping;
+    _Atomic bool sample_stop; /* the node ends: samples need not be finished */
+    bool ending;              /* parts are being closed: the pump rests */
     bool pumping;
     unsigned stop_waits; /* checkpoints still being written at the end */
     uint64_t stop_deadline_ns;
@@ -160,6 +163,7 @@ struct node {
     struct node_stream streams[NODE_STREAMS_MAX];
     struct node_wait waits[NODE_WAITS_MAX];
     struct node_limits limits;
+    size_t weights_jobs; /* samples and exports under way */
     uint64_t pushes_dropped;
     uint64_t records_refused;
     uint8_t batch[QUIC_BATCH_MAX];
@@ -198,6 +202,8 @@ void streams_drop(struct node *node, struct node_stream *stream);
 /* Tells a run's gossip core how much each of its streams takes, and carries out its actions. */
 bool streams_gossip(struct node *node, struct run *run, uint64_t now_ns);
 void streams_forget_run(struct node *node, struct run *run);
+/* Gives up streams of peers that have opened them and say nothing, and repairs that do not go on. */
+void streams_tick(struct node *node, uint64_t now_ns);
 
 /* peers.c */
 struct node_peer *peers_find(struct node *node, const struct id *id);
@@ -226,6 +232,8 @@ bool state_sync_send(struct node *node, struct node_stream *stream);
 void state_push_frame(struct node *node, struct node_peer *peer, struct bytes frame);
 void state_store_chain(struct node *node, const struct run *run);
 void state_forget_run(struct node *node, const struct id *run);
+/* Only what makes the next start take the run up again. */
+void state_forget_settings(struct node *node, const struct id *run);
 /* Own settings of a run (data path, flags), kept for the next start. */
 void state_store_run(struct node *node, const struct run *run);
 void state_rpc_request(struct node *node, const struct rpc_event *event);
@@ -242,9 +250,9 @@ extern const struct control_method node_methods[];
 void methods_dht_event(struct node *node, uint64_t now_ns, const struct dht_event *event);
 void methods_tick(struct node *node, uint64_t now_ns);
 uint64_t methods_deadline_ns(const struct node *node);
-/* The trainer filled an array that a method asked for; tag is TAG_CALL + the wait's index. */
-void methods_snapshot(struct node *node, uint64_t tag, float *array);
-/* A checkpoint was written, or could not be: answers the call that waits for it. */
+/* The trainer filled an array that a method asked for, or refused to; the tag is the method's job. */
+void methods_snapshot(struct node *node, const struct train_thread_event *event);
+/* A checkpoint was written, or could not be: answers the call that waits for it, if one does. */
 void methods_saved(struct run *run, int result);
 
 #endif

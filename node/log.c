@@ -42,9 +42,12 @@ static void write_head(struct node_log *log, enum trace_level level)
 /* Token bucket of one kind: a peer that floods us does not flood the log. */
 static bool admit(struct node_log *log, const struct trace_event *event)
 {
-    double elapsed_s = (double)(event->now_ns - log->kinds[event->kind].refilled_ns) / 1e9;
+    uint64_t refilled_ns = log->kinds[event->kind].refilled_ns;
+    /* The times of two events are not always in order: one may carry when its pump began. */
+    uint64_t now_ns = event->now_ns > refilled_ns ? event->now_ns : refilled_ns;
+    double elapsed_s = (double)(now_ns - refilled_ns) / 1e9;
     double tokens = log->kinds[event->kind].tokens + elapsed_s * LOG_PER_SECOND;
-    log->kinds[event->kind].refilled_ns = event->now_ns;
+    log->kinds[event->kind].refilled_ns = now_ns;
     log->kinds[event->kind].tokens = tokens > LOG_BURST ? LOG_BURST : tokens;
     if (log->kinds[event->kind].tokens < 1) {
         log->kinds[event->kind].dropped++;

@@ -30,6 +30,10 @@ void method_checkpoint_export(void *user, struct control_call *call, const struc
 void method_limit(void *user, struct control_call *call, const struct pack_reader *params);
 void method_stop(void *user, struct control_call *call, const struct pack_reader *params);
 
+/* An optional text parameter: out stays as it is when it is absent.  False: it is too long, and the call was
+ * answered. */
+bool method_text(struct control_call *call, const struct pack_reader *params, const char *key, char *out,
+                 size_t cap);
 /* The run that params name by id, unique prefix of it, or name; answers the call with an error and returns
  * NULL when there is none.  Without a "run" parameter it is the only run. */
 struct run *method_run(struct node *node, struct control_call *call, const struct pack_reader *params);

@@ -14,14 +14,32 @@
 #include "train/sample.h"
 #include "train/trainer.h"
 
-enum { PROMPT_SIZE = 4096, SAMPLE_MAX = 65536, FILES_MAX = 16, DECODED_SIZE = 512 };
+enum {
+    PROMPT_SIZE = 4096,
+    SAMPLE_MAX = 65536,
+    WEIGHTS_JOBS_MAX = 4, /* each holds a copy of the model */
+    FILES_MAX = 16,
+    DECODED_SIZE = 512
+};
+
+bool method_text(struct control_call *call, const struct pack_reader *params, const char *key, char *out,
+                 size_t cap)
+{
+    if (!control_has(params, key) || control_text(params, key, out, cap))
+        return true;
+    control_fail(call, ERR_INVALID, "%s: parameter '%s' must be plain text of at most %zu bytes",
+                 call->method, key, cap - 1);
+    return false;
+}
 
 struct run *method_run(struct node *node, struct control_call *call, const struct pack_reader *params)
 {
     char text[RUN_NAME_SIZE] = "";
     struct run *found = NULL;
     size_t count = 0;
-    bool named = control_text(params, "run", text, sizeof text);
+    bool named = control_has(params, "run");
+    if (!method_text(call, params, "run", text, sizeof text))
+        return NULL; /* it must not stand for the only run */
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
         char id[ID_TEXT_SIZE];
         struct run *run = &node->runs[i];
@@ -91,8 +109,8 @@ static int read_config(struct node *node, const struct pack_reader *params, stru
     if (control_float(params, "beta", &config->beta))
         config->gamma = config->beta; /* only theta is exchanged, which needs them equal */
     (void)control_float(params, "gamma", &config->gamma);
-    if (control_text(params, "codec", codec, sizeof codec)) {
-        if (gossip_codec_parse(codec, &parsed) < 0) {
+    if (control_has(params, "codec")) {
+        if (!control_text(params, "codec", codec, sizeof codec) || gossip_codec_parse(codec, &parsed) < 0) {
             *why = "codec must be fp32, bf16 or int8";
             return ERR_INVALID;
         }
@@ -130,7 +148,8 @@ void method_run_create(void *user, struct control_call *call, const struct pack_
         control_fail(call, ERR_INVALID, "run.create: a data path (file or directory of text) is needed");
         return;
     }
-    (void)control_text(params, "name", name, sizeof name);
+    if (!method_text(call, params, "name", name, sizeof name))
+        return;
     (void)control_bool(params, "isolated", &isolated);
     (void)control_bool(params, "train", &train);
     int result = read_config(node, params, &config, &reason);
@@ -357,6 +376,7 @@ struct weights_job {
 
 static void free_weights(struct weights_job *job)
 {
+    job->node->weights_jobs--;
     free(job->params);
     free(job->text);
     free(job);
@@ -425,17 +445,19 @@ static void weights_used(void *user, struct worker_job *base)
     free_weights(job);
 }
 
-void methods_snapshot(struct node *node, uint64_t tag, float *array)
+void methods_snapshot(struct node *node, const struct train_thread_event *event)
 {
-    struct weights_job *job =
-        (struct weights_job *)(uintptr_t)tag; /* a pointer is far above the small tags */
-    ASSERT(job->params == array);
-    if (worker_submit(&node->disk_worker, &job->job) < 0) {
-        struct control_call *call = control_resolve(node->control, job->call);
-        if (call != NULL)
-            control_fail(call, ERR_BUSY, "the disk worker is busy: try again");
-        free_weights(job);
-    }
+    /* A pointer is far above the small tags. */
+    struct weights_job *job = (struct weights_job *)(uintptr_t)event->tag;
+    ASSERT(job->params == event->array);
+    if (!event->refused && worker_submit(&node->disk_worker, &job->job) == ERR_OK)
+        return;
+    struct control_call *call = node->control == NULL ? NULL : control_resolve(node->control, job->call);
+    if (call != NULL && event->refused)
+        control_fail(call, ERR_STATE, "the run has ended or failed meanwhile");
+    else if (call != NULL)
+        control_fail(call, ERR_BUSY, "the disk worker is busy: try again");
+    free_weights(job);
 }
 
 static struct weights_job *new_weights_job(struct run *run, struct control_call *call)
@@ -444,8 +466,15 @@ static struct weights_job *new_weights_job(struct run *run, struct control_call 
         control_fail(call, ERR_STATE, "run %s has no weights yet: it is %s", run->name, run_stage_name(run));
         return NULL;
     }
+    if (run->node->weights_jobs == WEIGHTS_JOBS_MAX) {
+        control_fail(call, ERR_BUSY, "%d samples and exports are under way: try again later",
+                     WEIGHTS_JOBS_MAX);
+        return NULL;
+    }
     struct weights_job *job = calloc(1, sizeof *job);
     if (job != NULL) {
+        job->node = run->node;
+        job->node->weights_jobs++;
         job->params = malloc(run->layout.arena_floats * sizeof(float));
         job->text = malloc(SAMPLE_MAX);
     }
@@ -457,7 +486,6 @@ static struct weights_job *new_weights_job(struct run *run, struct control_call 
     }
     job->job.run = use_weights;
     job->job.done = weights_used;
-    job->node = run->node;
     job->call = control_ref_of(call);
     job->layout = run->layout;
     job->round = run->round;
@@ -481,7 +509,8 @@ void method_sample(void *user, struct control_call *call, const struct pack_read
     double temperature = 0.8;
     if (run == NULL)
         return;
-    (void)control_text(params, "prompt", prompt, sizeof prompt);
+    if (!method_text(call, params, "prompt", prompt, sizeof prompt))
+        return;
     (void)control_uint(params, "length", &length);
     (void)control_uint(params, "top_k", &top_k);
     (void)control_float(params, "temperature", &temperature);
@@ -499,6 +528,7 @@ void method_sample(void *user, struct control_call *call, const struct pack_read
     job->sample.count = (size_t)length;
     job->sample.temperature = (float)temperature;
     job->sample.top_k = (unsigned)top_k;
+    job->sample.stop = &run->node->sample_stop;
     job->sample.seed = rng_u64(&run->node->rng);
     (void)control_uint(params, "seed", &job->sample.seed);
     ask_weights(run, call, job);
@@ -562,36 +592,84 @@ void methods_saved(struct run *run, int result)
     control_finish(call, false);
 }
 
+/* Looking at a checkpoint reads and hashes all of it, which is nothing for the loop. */
+struct list_job {
+    struct worker_job job;
+    struct control_ref call;
+    struct id run;
+    char dir[NODE_PATH_SIZE];
+    int count; /* or an error */
+    struct {
+        char path[STORE_PATH_MAX];
+        uint64_t round, bytes;
+        bool intact;
+    } files[FILES_MAX];
+};
+
+static void list_files(struct worker_job *base)
+{
+    struct list_job *job = (struct list_job *)(void *)base;
+    uint64_t generations[FILES_MAX];
+    int found = checkpoint_list(job->dir, &job->run, generations, FILES_MAX);
+    job->count = found < 0 ? found : 0;
+    for (int i = 0; i < found; i++) {
+        struct checkpoint_reader reader;
+        struct stat info;
+        char *path = job->files[job->count].path;
+        if (checkpoint_path(job->dir, &job->run, generations[i], path, STORE_PATH_MAX) < 0)
+            continue;
+        bool intact = checkpoint_open_file(&reader, path, NULL) == ERR_OK;
+        job->files[job->count].intact = intact;
+        job->files[job->count].round = intact ? reader.info.round : 0;
+        job->files[job->count].bytes = stat(path, &info) == 0 ? (uint64_t)info.st_size : 0;
+        job->count++;
+        if (intact)
+            checkpoint_close(&reader);
+    }
+}
+
+static void files_listed(void *user, struct worker_job *base)
+{
+    struct list_job *job = (struct list_job *)(void *)base;
+    struct node *node = user;
+    struct control_call *call = control_resolve(node->control, job->call);
+    if (call != NULL && job->count < 0) {
+        control_fail(call, job->count, "%s/runs: %s", job->dir, err_text(job->count));
+    } else if (call != NULL) {
+        struct reply *r = control_answer(call);
+        reply_array(r, "checkpoints");
+        for (int i = 0; i < job->count; i++) {
+            reply_map(r, NULL);
+            reply_str(r, "path", job->files[i].path);
+            reply_uint(r, "round", job->files[i].round);
+            reply_uint(r, "bytes", job->files[i].bytes);
+            reply_bool(r, "intact", job->files[i].intact);
+            reply_end(r);
+        }
+        reply_end(r);
+        control_finish(call, false);
+    }
+    free(job);
+}
+
 void method_checkpoint_ls(void *user, struct control_call *call, const struct pack_reader *params)
 {
     struct node *node = user;
     struct run *run = method_run(node, call, params);
-    uint64_t generations[FILES_MAX];
     if (run == NULL)
         return;
-    int count = checkpoint_list(node->config.dir, &run->id, generations, FILES_MAX);
-    if (count < 0) {
-        control_fail(call, count, "%s/runs: %s", node->config.dir, err_text(count));
+    struct list_job *job = calloc(1, sizeof *job);
+    if (job == NULL) {
+        control_fail(call, ERR_NO_MEMORY, "not enough memory for the list");
         return;
     }
-    struct reply *r = control_answer(call);
-    reply_array(r, "checkpoints");
-    for (int i = 0; i < count; i++) {
-        struct checkpoint_reader reader;
-        struct stat info;
-        char path[STORE_PATH_MAX];
-        if (checkpoint_path(node->config.dir, &run->id, generations[i], path, sizeof path) < 0)
-            continue;
-        bool intact = checkpoint_open_file(&reader, path, NULL) == ERR_OK;
-        reply_map(r, NULL);
-        reply_str(r, "path", path);
-        reply_uint(r, "round", intact ? reader.info.round : 0);
-        reply_uint(r, "bytes", stat(path, &info) == 0 ? (uint64_t)info.st_size : 0);
-        reply_bool(r, "intact", intact);
-        reply_end(r);
-        if (intact)
-            checkpoint_close(&reader);
+    job->job.run = list_files;
+    job->job.done = files_listed;
+    job->call = control_ref_of(call);
+    job->run = run->id;
+    (void)snprintf(job->dir, sizeof job->dir, "%s", node->config.dir);
+    if (worker_submit(&node->disk_worker, &job->job) < 0) {
+        control_fail(call, ERR_BUSY, "the disk worker is busy: try again");
+        free(job);
     }
-    reply_end(r);
-    control_finish(call, false);
 }

@@ -12,6 +12,8 @@
 #include "node/run_internal.h"
 #include "store/key.h"
 
+#define STOP_POLL_NS UINT64_C(50000000) /* how often is looked whether all is saved */
+
 enum { PUMP_ROUNDS_MAX = 64, STOP_S = 10, SAVED_CONTACTS_MAX = 64, HOUSEKEEPING_S = 1, CONTACTS_S = 60 };
 
 uint64_t node_now_ns(void)
@@ -50,7 +52,7 @@ static uint64_t deadline(struct node *node, uint64_t now_ns)
     uint64_t first = now_ns + HOUSEKEEPING_S * NODE_SECOND_NS;
     const uint64_t others[] = {wire_deadline_ns(node, now_ns), peers_deadline_ns(node),
                                methods_deadline_ns(node),
-                               node->stopping ? node->stop_deadline_ns : UINT64_MAX};
+                               node->stopping ? now_ns + STOP_POLL_NS : UINT64_MAX};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         first = others[i] < first ? others[i] : first;
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
@@ -62,7 +64,7 @@ static uint64_t deadline(struct node *node, uint64_t now_ns)
 
 void node_pump(struct node *node, uint64_t now_ns)
 {
-    if (node->pumping || node->quic == NULL)
+    if (node->pumping || node->ending)
         return;
     node->pumping = true;
     bool any = true;
@@ -125,6 +127,7 @@ static void on_timer(void *user, uint64_t now_ns)
     peers_tick(node, now_ns);
     state_tick(node, now_ns);
     methods_tick(node, now_ns);
+    streams_tick(node, now_ns);
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
         if (node->runs[i].used)
             run_tick(&node->runs[i], now_ns);
@@ -136,8 +139,8 @@ static void on_timer(void *user, uint64_t now_ns)
     if (node->stopping) {
         bool saving = false;
         for (size_t i = 0; i < NODE_RUNS_MAX; i++)
-            saving |= node->runs[i].used && (node->runs[i].saving || node->runs[i].job_busy ||
-                                             node->runs[i].publishing || node->runs[i].evaluating);
+            saving |= node->runs[i].used &&
+                      (node->runs[i].saving || node->runs[i].job_busy || node->runs[i].publishing);
         if (!saving || now_ns >= node->stop_deadline_ns) {
             begin_end(node);
             return;
@@ -180,21 +183,25 @@ static void on_signal(uv_signal_t *handle, int number)
 /* Goodbye to peers, then every handle is closed and the loop runs out. */
 static void begin_end(struct node *node)
 {
-    if (node->control == NULL)
+    if (node->ending)
         return;
+    node->ending = true;
+    atomic_store(&node->sample_stop, true);
     save_contacts(node);
     quic_disconnect_all(node->quic, node_now_ns(), ERR_CLOSED);
     wire_flush(node);
-    for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
-        if (node->runs[i].used && !node->runs[i].job_busy && !node->runs[i].saving &&
-            !node->runs[i].publishing)
-            run_release(&node->runs[i]);
-    }
+    /* Jobs read what a run owns, so the workers end first; what they then still ask for is refused. */
     worker_stop(&node->merge_worker);
     worker_stop(&node->disk_worker);
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
-        if (node->runs[i].used)
-            run_release(&node->runs[i]);
+        struct run *run = &node->runs[i];
+        struct id id = run->id;
+        bool left = run->leaving;
+        if (!run->used)
+            continue;
+        run_release(run);
+        if (left)
+            state_forget_run(node, &id);
     }
     control_close(node->control);
     node->control = NULL;
@@ -243,6 +250,11 @@ static int open_identity(struct node *node, char why[NODE_ERROR_SIZE])
     return ERR_OK;
 }
 
+static void after_methods(void *user)
+{
+    node_pump(user, node_now_ns());
+}
+
 /* Everything in the order it is needed.  A failure leaves what was opened to the process's end: it exits. */
 static int open_all(struct node *node, char why[NODE_ERROR_SIZE])
 {
@@ -264,7 +276,8 @@ static int open_all(struct node *node, char why[NODE_ERROR_SIZE])
     if (result == ERR_OK)
         result = worker_start(&node->disk_worker, &node->loop, node);
     if (result == ERR_OK)
-        result = control_open(&node->control, &node->loop, config->dir, node_methods, node, why);
+        result =
+            control_open(&node->control, &node->loop, config->dir, node_methods, after_methods, node, why);
     return result;
 }
 

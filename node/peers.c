@@ -148,8 +148,14 @@ void peers_disconnected(struct node *node, const struct quic_event *event)
     if (peer == NULL)
         return;
     for (size_t i = 0; i < NODE_STREAMS_MAX; i++) {
-        if (node->streams[i].kind != STREAM_FREE && node->streams[i].peer == peer)
-            streams_drop(node, &node->streams[i]);
+        struct node_stream was = node->streams[i];
+        if (was.kind == STREAM_FREE || was.peer != peer)
+            continue;
+        streams_drop(node, &node->streams[i]);
+        if (was.kind == STREAM_RUN) {
+            gossip_stream_closed(was.run->gossip, node_now_ns(), was.handle, ERR_CLOSED);
+            (void)run_drain(was.run, node_now_ns());
+        }
     }
     peer->connected = false;
     peer->push_stream = 0;
@@ -260,7 +266,6 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
 
 static void resolve_seeds(struct node *node, uint64_t now_ns)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_ADDRCONFIG};
     node->seeds_next_ns = now_ns + SEED_RETRY_S * NODE_SECOND_NS;
     if (dht_ready(node->dht))
         return;
@@ -277,6 +282,7 @@ static void resolve_seeds(struct node *node, uint64_t now_ns)
             free(resolving);
             continue;
         }
+        struct addrinfo hints = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_ADDRCONFIG};
         resolving->node = node;
         resolving->seed = i;
         node->resolving[i] = true;

@@ -15,6 +15,8 @@ enum { SYNC_S = 10, SYNC_ALONE_S = 3, CHAIN_RETRY_S = 3, REPAIR_S = 30, FIRST_RO
 void run_fail(struct run *run, const char *format, ...)
 {
     va_list args;
+    if (run->leaving || run->stage == RUN_FAILED)
+        return; /* nobody is interested, or the first error says more */
     va_start(args, format);
     (void)vsnprintf(run->error, sizeof run->error, format, args);
     va_end(args);
@@ -127,19 +129,32 @@ static int open_gossip(struct run *run)
     if (run->gossip_block == NULL)
         return ERR_NO_MEMORY;
     run->gossip = gossip_init(run->gossip_block, size, &config);
+    gossip_pause(run->gossip, node_now_ns(), run->paused);
     return ERR_OK;
 }
 
-static void trainer_event(void *user, const struct train_thread_event *event)
+/* Nothing may begin any more, but what is lent comes back. */
+static void event_while_leaving(struct run *run, const struct train_thread_event *event)
 {
-    struct run *run = user;
-    if (run->leaving) { /* nothing may begin any more, but what is lent comes back */
-        free(event->bytes);
-        run->saving = run->saving && event->kind != TRAIN_THREAD_EXPORTED;
-        if (event->kind == TRAIN_THREAD_SNAPSHOT && event->tag >= TAG_CALL)
-            methods_snapshot(run->node, event->tag, event->array);
-        return;
-    }
+    free(event->bytes);
+    if (event->kind == TRAIN_THREAD_EXPORTED)
+        run->saving = false;
+    if (event->kind == TRAIN_THREAD_SNAPSHOT && event->tag >= TAG_CALL)
+        methods_snapshot(run->node, event);
+    if (event->kind == TRAIN_THREAD_ENDED)
+        run->trainer_ended = true;
+}
+
+static void evaluated(struct run *run, double loss)
+{
+    run->evaluating = false;
+    run->val_loss = loss;
+    if (!isfinite(run->val_loss_start))
+        run->val_loss_start = loss;
+}
+
+static void event_of_run(struct run *run, const struct train_thread_event *event)
+{
     switch (event->kind) {
     case TRAIN_THREAD_READY:
         run->data_bytes = event->data_bytes;
@@ -150,32 +165,48 @@ static void trainer_event(void *user, const struct train_thread_event *event)
         run_fail(run, "%s", event->text);
         break;
     case TRAIN_THREAD_SNAPSHOT:
-        if (event->tag == TAG_ROUND)
+        if (event->tag >= TAG_CALL)
+            methods_snapshot(run->node, event);
+        else if (event->tag == TAG_ROUND && !event->refused)
             run_snapshot_ready(run);
-        else if (event->tag == TAG_START)
+        else if (event->tag == TAG_START && !event->refused)
             run_weights_loaded(run, TAG_START, "");
-        else
-            methods_snapshot(run->node, event->tag, event->array);
         break;
     case TRAIN_THREAD_APPLIED:
-        run_applied(run);
+        if (!event->refused)
+            run_applied(run);
         break;
     case TRAIN_THREAD_LOADED:
         free(event->bytes);
-        run_weights_loaded(run, event->tag, event->text);
+        if (!event->refused)
+            run_weights_loaded(run, event->tag, event->text);
         break;
     case TRAIN_THREAD_EXPORTED:
-        run_exported(run, event->bytes, event->len);
+        if (event->refused || run->stage == RUN_FAILED) {
+            free(event->bytes);
+            run_save_failed(run, ERR_STATE);
+        } else {
+            run_exported(run, event->bytes, event->len);
+        }
         break;
     case TRAIN_THREAD_EVALUATED:
-        run->evaluating = false;
-        run->val_loss = event->loss;
-        if (!isfinite(run->val_loss_start))
-            run->val_loss_start = event->loss;
+        evaluated(run, event->loss);
+        break;
+    case TRAIN_THREAD_ENDED:
+        run->trainer_ended = true;
         break;
     }
-    if (!run->node->stopping)
-        node_pump(run->node, node_now_ns());
+}
+
+static void trainer_event(void *user, const struct train_thread_event *event)
+{
+    struct run *run = user;
+    struct node *node = run->node;
+    if (run->leaving)
+        event_while_leaving(run, event);
+    else
+        event_of_run(run, event);
+    node_pump(node, node_now_ns());
 }
 
 /* The chain's genesis is at hand: everything else can be built. */
@@ -207,6 +238,15 @@ static int build(struct run *run, char why[NODE_ERROR_SIZE])
     return result;
 }
 
+void run_sync_all(struct run *run)
+{
+    struct node *node = run->node;
+    for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
+        if (node->peers[i].used && node->peers[i].connected)
+            state_sync(node, &node->peers[i], run);
+    }
+}
+
 static int start(struct run *run, char why[NODE_ERROR_SIZE])
 {
     struct node *node = run->node;
@@ -236,10 +276,7 @@ static int start(struct run *run, char why[NODE_ERROR_SIZE])
     hash_content(bytes_of(run->id.bytes, ID_BYTES), &key);
     if (dht_announce(node->dht, node_now_ns(), &key, NODE_DHT_TTL_MS, &handle) < 0)
         node_info(node, TRACE_LEVEL_WARN, "run %s cannot be announced in the DHT", run->name);
-    for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
-        if (node->peers[i].used && node->peers[i].connected)
-            state_sync(node, &node->peers[i], run);
-    }
+    run_sync_all(run);
     node_info(node, TRACE_LEVEL_INFO, "run %s: %zu parameters, %llu MiB of memory, rounds of %u ms",
               run->name, run->layout.parameter_count,
               (unsigned long long)(run_memory_bytes(&run->config, node->config.threads) >> 20),
@@ -324,6 +361,8 @@ int run_create(struct node *node, const char *name, const struct run_config *con
     if (result == ERR_OK)
         result = start(*out, why);
     if (result < 0) {
+        int removed = crdt_replica_remove_run(node->replica, &id);
+        (void)removed; /* ERR_NOT_FOUND: it had not got that far */
         run_release(*out);
         return result;
     }
@@ -416,6 +455,7 @@ void run_release(struct run *run)
     if (run->trainer != NULL)
         train_thread_stop(run->trainer);
     run->trainer = NULL;
+    methods_saved(run, ERR_CLOSED);
     streams_forget_run(run->node, run);
     crdt_chain_deinit(&run->chain);
     float *arrays[] = {run->theta, run->phi, run->delta, run->diff};
@@ -436,6 +476,12 @@ void run_leave(struct run *run)
     uint32_t handle;
     run->leaving = true;
     run_set_running(run);
+    if (run->trainer != NULL)
+        train_thread_end(run->trainer);
+    /* Its core is drained no more, so nothing may reach it either; and a restart before all jobs have ended
+     * must not take the run up again. */
+    streams_forget_run(run->node, run);
+    state_forget_settings(run->node, &run->id);
     hash_content(bytes_of(run->id.bytes, ID_BYTES), &key);
     int result = dht_withdraw(run->node->dht, &key, &handle);
     (void)result; /* ERR_NOT_FOUND: it had not got that far */
@@ -448,7 +494,7 @@ void run_pause(struct run *run, bool paused)
     run->paused = paused;
     run_set_running(run);
     if (run->gossip != NULL)
-        gossip_pause(run->gossip, node_now_ns(), paused);
+        gossip_pause(run->gossip, node_now_ns(), paused || run->stage == RUN_FAILED);
     if (!paused && run->stage == RUN_TRAINING)
         run->boundary_ns = node_now_ns() + (uint64_t)run->config.round_ms * 1000000;
     state_store_run(run->node, run);
@@ -517,10 +563,15 @@ static void sync_tick(struct run *run, uint64_t now_ns)
         synced(run, now_ns);
 }
 
+bool run_is_busy(const struct run *run)
+{
+    return run->job_busy || run->saving || run->publishing || (run->trainer != NULL && !run->trainer_ended);
+}
+
 void run_tick(struct run *run, uint64_t now_ns)
 {
     if (run->leaving) {
-        if (run->job_busy || run->saving || run->publishing)
+        if (run_is_busy(run))
             return;
         struct node *node = run->node;
         struct id id = run->id;
@@ -530,6 +581,8 @@ void run_tick(struct run *run, uint64_t now_ns)
     }
     if (run->gossip != NULL)
         gossip_tick(run->gossip, now_ns);
+    if (run->node->stopping)
+        return; /* the round in progress ends, no other begins */
     if (run->stage == RUN_CHAIN && now_ns >= run->stage_deadline_ns)
         look_for_chain(run, now_ns);
     if (run->stage == RUN_SYNCING)
@@ -546,14 +599,15 @@ uint64_t run_deadline_ns(const struct run *run)
     uint64_t first = run->gossip == NULL ? UINT64_MAX : gossip_deadline_ns(run->gossip);
     uint64_t next = UINT64_MAX;
     if (run->leaving)
-        return run->job_busy || run->saving || run->publishing ? UINT64_MAX : 0;
+        return run_is_busy(run) ? UINT64_MAX : 0;
+    if (run->node->stopping)
+        return first;
     if (run->stage == RUN_CHAIN || run->stage == RUN_FETCHING ||
         (run->stage == RUN_SYNCING && !run->evaluating))
         next = run->stage_deadline_ns;
     else if (run->stage == RUN_TRAINING && !run->paused)
         next = run->boundary_ns;
-    if (run->stage == RUN_TRAINING && !run->saving && run->round > run->saved_round &&
-        run->save_next_ns < next)
+    if (run_save_wanted(run) && run->save_next_ns < next)
         next = run->save_next_ns;
     return next < first ? next : first;
 }

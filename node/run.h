@@ -33,7 +33,7 @@ struct node;
 enum {
     RUN_NAME_SIZE = CRDT_NAME_MAX + 1,
     RUN_BLOBS = 3,           /* encoded snapshots: one lent to gossip, one being written, one spare */
-    RUN_FETCH_PEERS_MAX = 8, /* donors tried before starting from the seed */
+    RUN_FETCH_PEERS_MAX = 8, /* donors tried before training goes on from our own weights */
     RUN_EVALUATE_ROUNDS = 8, /* validation loss is measured every so many rounds */
 };
 
@@ -78,6 +78,7 @@ struct run {
     struct gossip_layout shape;
     struct gossip_outer outer;
     struct train_thread *trainer;
+    bool trainer_ended; /* its thread only waits to be joined */
     void *gossip_block;
     struct gossip *gossip;
 
@@ -101,8 +102,9 @@ struct run {
     struct id partner;
     uint64_t others_round; /* furthest progress of the other members at our last boundary */
     struct gossip_merge_report report;
-    size_t fetch_tries;
-    bool publishing; /* a state is being encoded for joiners */
+    size_t fetch_tries;     /* of the present fetch */
+    uint64_t fetch_next_ns; /* all donors failed: not tried again before */
+    bool publishing;        /* a state is being encoded for joiners */
     uint64_t published_round;
     bool state_wanted; /* behind: fetch at the next boundary */
 
@@ -123,6 +125,7 @@ struct run {
     uint64_t rate_tokens, rate_ns;
     double tokens_s;
     uint64_t member_put_ns; /* when the MEMBER register was last written */
+    uint64_t progress_put_ns;
     uint64_t repair_next_ns;
 };
 
@@ -136,7 +139,8 @@ MUST_USE int run_join(struct node *node, const struct id *id, const char *data, 
 /* Takes up a run found on disk at start. */
 MUST_USE int run_resume_stored(struct node *node, const struct id *id, struct bytes settings,
                                char why[NODE_ERROR_SIZE]);
-/* Stops training and forgets the run; its checkpoints stay on disk. */
+/* Stops training and forgets the run, at the latest when its jobs and its trainer have ended; its checkpoints
+ * stay on disk. */
 void run_leave(struct run *run);
 void run_pause(struct run *run, bool paused);
 /* Entries of a chain that came from a peer or the disk; starts the run when they are complete. */

@@ -12,8 +12,8 @@ enum run_tag { TAG_ROUND = 1, TAG_START, TAG_FETCHED, TAG_SAVE, TAG_EVALUATE, TA
  * named. */
 struct run_swarm {
     size_t members;     /* live, self included */
-    uint64_t round_max; /* furthest progress of any */
-    struct id donor;    /* the member furthest ahead */
+    uint64_t round_max; /* furthest progress that is believed (run_swarm_now) */
+    struct id donor;    /* who to fetch a state from: the furthest ahead, after failures the next */
     bool has_donor;
 };
 
@@ -21,6 +21,10 @@ struct run_swarm {
 void run_fail(struct run *run, const char *format, ...) PRINTF_LIKE(2, 3);
 void run_set_running(struct run *run);
 void run_release(struct run *run);
+/* True while a job or the trainer thread still uses what the run owns. */
+bool run_is_busy(const struct run *run);
+/* Repair with every connected peer. */
+void run_sync_all(struct run *run);
 
 /* run_round.c */
 void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round);
@@ -37,10 +41,16 @@ void run_fetched(struct run *run, uint64_t now_ns, const struct gossip_event *ev
 void run_fetch_failed(struct run *run, uint64_t now_ns, const struct gossip_event *event);
 void run_weights_loaded(struct run *run, uint64_t tag, const char *error);
 void run_exported(struct run *run, uint8_t *bytes, size_t len);
+/* A checkpoint that was asked for does not come about. */
+void run_save_failed(struct run *run, int err);
 void run_publish_state(struct run *run);
+/* There is something to save, from save_next_ns on. */
+bool run_save_wanted(const struct run *run);
 void run_state_tick(struct run *run, uint64_t now_ns);
 
 /* run_view.c */
+/* A round is believed when a second member (we count) is near it: one alone cannot send all others fetching.
+ * When no two are near each other, the furthest is taken at its word. */
 void run_swarm_now(struct run *run, struct run_swarm *out);
 void run_view_now(struct run *run, uint64_t round, struct gossip_view *view);
 void run_put_member(struct run *run, uint64_t now_ns);

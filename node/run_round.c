@@ -19,12 +19,18 @@ void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round)
 {
     run->stage = RUN_TRAINING;
     run->round = round;
+    run->fetch_tries = 0;
     run->boundary_ns = now_ns + round_ns(run);
     run->rate_ns = now_ns;
     run->rate_tokens = run_tokens(run);
-    run_set_running(run);
     run_put_member(run, now_ns);
     run_put_progress(run);
+    if (round >= run->config.rounds) { /* restarted after the last round: what is left is to serve it */
+        run_publish_state(run);
+        run_finish(run);
+        return;
+    }
+    run_set_running(run);
     node_info(run->node, TRACE_LEVEL_INFO, "run %s: training from round %llu", run->name,
               (unsigned long long)round);
 }
@@ -282,7 +288,8 @@ void run_finish(struct run *run)
 {
     run->stage = RUN_FINISHED;
     run_set_running(run);
-    run_save(run);
+    if (run->round > run->saved_round)
+        run_save(run);
     node_info(run->node, TRACE_LEVEL_INFO, "run %s: all %u rounds are done", run->name, run->config.rounds);
 }
 
@@ -369,12 +376,13 @@ void run_round_tick(struct run *run, uint64_t now_ns)
     if (run->stage != RUN_TRAINING || run->paused || now_ns < run->boundary_ns)
         return;
     run_swarm_now(run, &swarm);
-    bool far_behind =
-        !run->isolated && swarm.has_donor && swarm.round_max > run->round + GOSSIP_ROUND_LAG_MAX;
-    if (far_behind || run->state_wanted) {
+    /* A member that says in an invite that we are behind is heeded when the registers agree. */
+    uint64_t lag = run->state_wanted ? 0 : GOSSIP_ROUND_LAG_MAX;
+    run->state_wanted = false;
+    if (!run->isolated && swarm.has_donor && swarm.round_max > run->round + lag &&
+        now_ns >= run->fetch_next_ns) {
         trace_emit(&run->node->trace, TRACE_ROUND_JUMP, now_ns, NULL, (int64_t)run->round,
                    (int64_t)swarm.round_max, 0);
-        run->state_wanted = false;
         run_begin_fetch(run, now_ns);
         return;
     }

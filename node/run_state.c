@@ -8,7 +8,14 @@
 #include "gossip/codec.h"
 #include "node/run_internal.h"
 
-enum { META_BYTES = 512, SAVE_INTERVAL_S = 10, SAVE_SHARE = 20, FETCH_RETRY_S = 3, STATE_ROUNDS = 2 };
+enum {
+    META_BYTES = 512,
+    SAVE_INTERVAL_S = 10,
+    SAVE_SHARE = 20,
+    FETCH_RETRY_S = 3,
+    FETCH_PAUSE_S = 60,
+    STATE_ROUNDS = 2
+};
 
 /* One checkpoint, read or written. */
 struct disk_job {
@@ -19,6 +26,7 @@ struct disk_job {
     float *phi, *delta; /* copies of ours when saving; ours when loading */
     uint8_t *optimizer;
     size_t optimizer_len;
+    struct gossip_history history; /* saving: as it belongs to phi and delta */
     uint8_t meta[META_BYTES];
     size_t meta_len;
     uint64_t took_ns;
@@ -28,7 +36,8 @@ struct disk_job {
 
 /* What a checkpoint remembers beside the weights: {1: tokens, 2: merges, 3: skipped, 4: joined round, 5:
  * history, 6: validation loss at the start}. */
-static size_t encode_meta(const struct run *run, uint8_t out[META_BYTES])
+static size_t encode_meta(const struct run *run, const struct gossip_history *history,
+                          uint8_t out[META_BYTES])
 {
     struct pack_writer w = pack_writer_of(out, META_BYTES);
     const struct gossip_counters *counters = gossip_counters(run->gossip);
@@ -41,9 +50,9 @@ static size_t encode_meta(const struct run *run, uint8_t out[META_BYTES])
     pack_key_uint(&w, 3, run->skipped_before + solo + counters->refused);
     pack_key_uint(&w, 4, run->joined_round);
     pack_uint(&w, 5);
-    pack_array(&w, run->history.count);
-    for (uint32_t i = 0; i < run->history.count; i++)
-        pack_float(&w, run->history.distance[i]);
+    pack_array(&w, history->count);
+    for (uint32_t i = 0; i < history->count; i++)
+        pack_float(&w, history->distance[i]);
     pack_key_float(&w, 6, run->val_loss_start);
     return pack_writer_len(&w);
 }
@@ -132,15 +141,15 @@ static void checkpoint_was_read(void *user, struct worker_job *base)
     if (job->why.text[0] != '\0' && job->result != ERR_NOT_FOUND)
         node_info(node, TRACE_LEVEL_WARN, "run %s: %s", run->name, job->why.text);
     if (run->stage == RUN_LOADING && job->result == ERR_OK) {
-        run->round = job->info.round;
+        run->round = run->saved_round = job->info.round;
         run->steps_before = job->info.step;
         decode_meta(run, bytes_of(job->meta, job->meta_len));
+        node_info(node, TRACE_LEVEL_INFO, "run %s: checkpoint of round %llu read", run->name,
+                  (unsigned long long)run->round);
         if (train_thread_load(run->trainer, TAG_START, run->phi, job->optimizer, job->optimizer_len) < 0)
             run_fail(run, "the trainer does not answer");
         else
             job->optimizer = NULL; /* lent to the trainer, freed with its answer */
-        node_info(node, TRACE_LEVEL_INFO, "run %s: checkpoint of round %llu loaded", run->name,
-                  (unsigned long long)run->round);
     } else if (run->stage == RUN_LOADING && job->result == ERR_NOT_FOUND) {
         if (train_thread_snapshot(run->trainer, TAG_START, run->phi) < 0)
             run_fail(run, "the trainer does not answer");
@@ -192,6 +201,7 @@ static void copy_weights(struct worker_job *base)
     size_t bytes = (size_t)job->info.param_count * sizeof(float);
     memcpy(job->phi, job->run->phi, bytes);
     memcpy(job->delta, job->run->delta, bytes);
+    job->history = job->run->history; /* this thread's, like the arrays */
 }
 
 static void write_checkpoint(struct worker_job *base)
@@ -244,12 +254,12 @@ static void checkpoint_was_written(void *user, struct worker_job *base)
         now_ns + (pause_ns > SAVE_INTERVAL_S * NODE_SECOND_NS ? pause_ns : SAVE_INTERVAL_S * NODE_SECOND_NS);
     int result = job->result;
     free_disk_job(job, true);
-    if (run->save_again) {
-        run->save_again = false;
+    bool again = run->save_again;
+    run->save_again = false;
+    if (again)
         run_save(run);
-    } else {
+    if (!run->saving)
         methods_saved(run, result);
-    }
     node_pump(node, now_ns);
 }
 
@@ -259,11 +269,19 @@ static void weights_were_copied(void *user, struct worker_job *base)
     struct node *node = user;
     job->job.run = write_checkpoint;
     job->job.done = checkpoint_was_written;
+    job->meta_len = encode_meta(job->run, &job->history, job->meta);
     if (worker_submit(&node->disk_worker, &job->job) < 0) {
-        job->run->saving = false;
-        methods_saved(job->run, ERR_BUSY);
+        run_save_failed(job->run, ERR_BUSY);
         free_disk_job(job, true);
     }
+}
+
+void run_save_failed(struct run *run, int err)
+{
+    run->saving = false;
+    run->save_again = false;
+    run->save_next_ns = node_now_ns() + SAVE_INTERVAL_S * NODE_SECOND_NS;
+    methods_saved(run, err);
 }
 
 void run_exported(struct run *run, uint8_t *bytes, size_t len)
@@ -272,8 +290,7 @@ void run_exported(struct run *run, uint8_t *bytes, size_t len)
     size_t size = run->layout.arena_floats * sizeof(float);
     if (job == NULL) {
         free(bytes);
-        run->saving = false;
-        methods_saved(run, ERR_NO_MEMORY);
+        run_save_failed(run, ERR_NO_MEMORY);
         return;
     }
     job->optimizer = bytes;
@@ -282,11 +299,9 @@ void run_exported(struct run *run, uint8_t *bytes, size_t len)
     job->delta = malloc(size);
     job->info.round = run->round;
     job->info.step = run_steps(run);
-    job->meta_len = encode_meta(run, job->meta);
     if (job->phi == NULL || job->delta == NULL || worker_submit(&run->node->merge_worker, &job->job) < 0) {
         node_info(run->node, TRACE_LEVEL_ERROR, "run %s: no memory for a checkpoint", run->name);
-        run->saving = false;
-        methods_saved(run, ERR_NO_MEMORY);
+        run_save_failed(run, ERR_NO_MEMORY);
         free_disk_job(job, true);
     }
 }
@@ -300,6 +315,15 @@ void run_save(struct run *run)
         return;
     }
     run->saving = train_thread_export(run->trainer, TAG_SAVE) == ERR_OK;
+    if (!run->saving) /* so that the next try has a time */
+        run->save_next_ns = node_now_ns() + SAVE_INTERVAL_S * NODE_SECOND_NS;
+}
+
+/* No state from this donor: the next one is asked in a moment. */
+static void fetch_again(struct run *run, uint64_t now_ns)
+{
+    run->fetch_tries++;
+    run->stage_deadline_ns = now_ns + FETCH_RETRY_S * NODE_SECOND_NS;
 }
 
 void run_begin_fetch(struct run *run, uint64_t now_ns)
@@ -313,10 +337,18 @@ void run_begin_fetch(struct run *run, uint64_t now_ns)
         run_enter_training(run, now_ns, run->round);
         return;
     }
+    if (run->fetch_tries >= RUN_FETCH_PEERS_MAX) {
+        run->fetch_next_ns = now_ns + FETCH_PAUSE_S * NODE_SECOND_NS;
+        node_info(run->node, TRACE_LEVEL_WARN,
+                  "run %s: none of %d members gave its weights; training goes on from ours, next try in %d s",
+                  run->name, RUN_FETCH_PEERS_MAX, FETCH_PAUSE_S);
+        run_enter_training(run, now_ns, run->round);
+        return;
+    }
     (void)peers_want(run->node, &swarm.donor, NULL, 0, 60 * NODE_SECOND_NS);
     if (gossip_fetch(run->gossip, now_ns, &swarm.donor, run->fetch_buffer,
                      run->shape.encoded_bytes[GOSSIP_CODEC_FP32]) < 0)
-        run->stage_deadline_ns = now_ns + FETCH_RETRY_S * NODE_SECOND_NS;
+        fetch_again(run, now_ns);
 }
 
 void run_fetch_failed(struct run *run, uint64_t now_ns, const struct gossip_event *event)
@@ -325,8 +357,7 @@ void run_fetch_failed(struct run *run, uint64_t now_ns, const struct gossip_even
         return;
     node_info(run->node, TRACE_LEVEL_INFO, "run %s: a peer's weights could not be fetched (%s), trying again",
               run->name, err_text(event->err));
-    run->fetch_tries++;
-    run->stage_deadline_ns = now_ns + FETCH_RETRY_S * NODE_SECOND_NS;
+    fetch_again(run, now_ns);
 }
 
 /* A fetched or published state on the merge worker. */
@@ -360,8 +391,8 @@ static void state_was_taken(void *user, struct worker_job *base)
     uint64_t now_ns = node_now_ns();
     run->job_busy = false;
     if (run->stage == RUN_FETCHING && job->result < 0) {
-        run->stage_deadline_ns = now_ns + FETCH_RETRY_S * NODE_SECOND_NS;
-    } else if (run->stage == RUN_FETCHING) {
+        fetch_again(run, now_ns);
+    } else if (run->stage == RUN_FETCHING && !run->leaving) {
         run->round = job->round;
         if (run->joined_round != 0 || run_steps(run) == 0)
             run->joined_round = job->round;
@@ -385,13 +416,25 @@ static struct state_job *new_state_job(struct run *run, void (*work)(struct work
     return job;
 }
 
+/* A round that neither our own nor what the registers say explains would make nonsense of all that follows.
+ */
+static bool is_plausible(struct run *run, uint64_t round)
+{
+    struct run_swarm swarm;
+    run_swarm_now(run, &swarm);
+    return round >= run->round && round <= swarm.round_max + GOSSIP_ROUND_LAG_MAX;
+}
+
 void run_fetched(struct run *run, uint64_t now_ns, const struct gossip_event *event)
 {
-    struct state_job *job = new_state_job(run, take_state, state_was_taken);
     trace_emit(&run->node->trace, TRACE_STATE_FETCHED, now_ns, &event->peer, (int64_t)event->round,
                (int64_t)event->blob.len, 0);
-    if (job == NULL || run->stage != RUN_FETCHING) {
-        free(job);
+    if (run->stage != RUN_FETCHING)
+        return;
+    struct state_job *job =
+        is_plausible(run, event->round) ? new_state_job(run, take_state, state_was_taken) : NULL;
+    if (job == NULL) {
+        fetch_again(run, now_ns);
         return;
     }
     job->round = event->round;
@@ -400,7 +443,7 @@ void run_fetched(struct run *run, uint64_t now_ns, const struct gossip_event *ev
     if (worker_submit(&run->node->merge_worker, &job->job) < 0) {
         run->job_busy = false;
         free(job);
-        run->stage_deadline_ns = now_ns + FETCH_RETRY_S * NODE_SECOND_NS;
+        fetch_again(run, now_ns);
     }
 }
 
@@ -459,6 +502,10 @@ void run_publish_state(struct run *run)
 void run_weights_loaded(struct run *run, uint64_t tag, const char *error)
 {
     uint64_t now_ns = node_now_ns();
+    if (error[0] != '\0' && tag == TAG_FETCHED) { /* a donor's fault, not ours */
+        fetch_again(run, now_ns);
+        return;
+    }
     if (error[0] != '\0') {
         run_fail(run, "%s", error);
         return;
@@ -471,15 +518,22 @@ void run_weights_loaded(struct run *run, uint64_t tag, const char *error)
     if (tag != TAG_START || run->stage != RUN_LOADING)
         return;
     run->stage = RUN_SYNCING;
+    run->stage_deadline_ns = 0; /* begins to run at the next tick */
+    run_sync_all(run);
     if (!run->evaluating)
         run->evaluating = train_thread_evaluate(run->trainer, TAG_EVALUATE) == ERR_OK;
+}
+
+bool run_save_wanted(const struct run *run)
+{
+    return (run->stage == RUN_TRAINING || run->stage == RUN_FINISHED) && !run->saving &&
+           run->round > run->saved_round;
 }
 
 void run_state_tick(struct run *run, uint64_t now_ns)
 {
     if (run->stage == RUN_FETCHING && now_ns >= run->stage_deadline_ns)
         run_begin_fetch(run, now_ns);
-    if (run->stage == RUN_TRAINING && !run->saving && now_ns >= run->save_next_ns &&
-        run->round > run->saved_round)
+    if (run_save_wanted(run) && now_ns >= run->save_next_ns)
         run_save(run);
 }

@@ -1,11 +1,12 @@
 /* Registers in and out: who the other members are, what we tell them, what people are told. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "gossip/codec.h"
 #include "node/run_internal.h"
 
-enum { MEMBER_LIFE_S = 300, MEMBER_REFRESH_S = 30, PROGRESS_LIFE_S = 900 };
+enum { MEMBER_LIFE_S = 300, MEMBER_REFRESH_S = 30, PROGRESS_LIFE_S = 900, PROGRESS_REFRESH_S = 300 };
 
 uint64_t run_tokens(const struct run *run)
 {
@@ -96,24 +97,63 @@ void run_view_now(struct run *run, uint64_t round, struct gossip_view *view)
     gossip_view_build(view, round, node_wall_ms(), states, count);
 }
 
+static bool are_near(uint64_t a, uint64_t b)
+{
+    return a + GOSSIP_ROUND_LAG_MAX >= b && b + GOSSIP_ROUND_LAG_MAX >= a;
+}
+
+/* The furthest round that a second of the others, or we, are near; when there is none, the furthest. */
+static uint64_t believed_round(const struct run *run, const struct gossip_member_state others[], size_t count)
+{
+    uint64_t furthest = 0;
+    uint64_t believed = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t round = others[i].progress_round;
+        bool seconded = run->round > 0 && are_near(run->round, round);
+        for (size_t k = 0; k < count && !seconded; k++)
+            seconded = k != i && are_near(others[k].progress_round, round);
+        furthest = round > furthest ? round : furthest;
+        believed = seconded && round > believed ? round : believed;
+    }
+    return believed > 0 ? believed : furthest;
+}
+
+/* Furthest first; equal ones in an order of the ids. */
+static int by_progress(const void *a, const void *b)
+{
+    const struct gossip_member_state *x = a;
+    const struct gossip_member_state *y = b;
+    if (x->progress_round != y->progress_round)
+        return x->progress_round > y->progress_round ? -1 : 1;
+    return memcmp(x->id.bytes, y->id.bytes, ID_BYTES);
+}
+
 void run_swarm_now(struct run *run, struct run_swarm *out)
 {
     struct gossip_member_state states[2 * GOSSIP_MEMBERS_MAX];
     uint64_t now_ms = node_wall_ms();
-    size_t count = fold(run, states, 2 * GOSSIP_MEMBERS_MAX);
+    size_t folded = fold(run, states, 2 * GOSSIP_MEMBERS_MAX);
+    size_t others = 0;
+    size_t donors = 0;
     memset(out, 0, sizeof *out);
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < folded; i++) {
         if (states[i].expires_ms <= now_ms)
             continue;
         out->members++;
-        if (id_equal(&states[i].id, &run->node->identity.id))
-            continue;
-        if (!out->has_donor || states[i].progress_round > out->round_max) {
-            out->has_donor = true;
-            out->donor = states[i].id;
-            out->round_max = states[i].progress_round;
-        }
+        if (!id_equal(&states[i].id, &run->node->identity.id))
+            states[others++] = states[i];
     }
+    out->round_max = believed_round(run, states, others);
+    for (size_t i = 0; i < others; i++) { /* those near the believed round, and not beyond it */
+        if (states[i].progress_round <= out->round_max &&
+            states[i].progress_round + GOSSIP_ROUND_LAG_MAX >= out->round_max)
+            states[donors++] = states[i];
+    }
+    out->has_donor = donors > 0;
+    if (donors == 0)
+        return;
+    qsort(states, donors, sizeof states[0], by_progress);
+    out->donor = states[run->fetch_tries % donors].id;
 }
 
 static void put(struct run *run, uint16_t slot, const uint8_t *value, int len, unsigned life_s)
@@ -153,6 +193,7 @@ void run_put_progress(struct run *run)
         .skipped = skipped(run),
         .phi = run->state_digest,
     };
+    run->progress_put_ns = node_now_ns();
     put(run, CRDT_SLOT_PROGRESS, value, gossip_progress_encode(&progress, value, sizeof value),
         PROGRESS_LIFE_S);
 }
@@ -244,9 +285,13 @@ void run_reply(struct run *run, struct reply *r)
 
 void run_view_tick(struct run *run, uint64_t now_ns)
 {
-    if (run->stage >= RUN_TRAINING && run->stage <= RUN_FINISHED &&
-        now_ns >= run->member_put_ns + MEMBER_REFRESH_S * NODE_SECOND_NS)
+    if (run->stage < RUN_TRAINING || run->stage > RUN_FINISHED)
+        return;
+    if (now_ns >= run->member_put_ns + MEMBER_REFRESH_S * NODE_SECOND_NS)
         run_put_member(run, now_ns);
+    /* Rounds may be longer than its life, and a finished run has no more of them. */
+    if (now_ns >= run->progress_put_ns + PROGRESS_REFRESH_S * NODE_SECOND_NS)
+        run_put_progress(run);
 }
 
 void run_reply_members(struct run *run, struct reply *r)

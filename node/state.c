@@ -386,6 +386,7 @@ void state_push_frame(struct node *node, struct node_peer *peer, struct bytes fr
             trace_emit(&node->trace, TRACE_RECORD_REFUSED, node_now_ns(), &peer->id, 0, 0, result);
         }
     }
+    (void)state_drain(node, node_now_ns()); /* many frames in a row must not fill the replica's queue */
 }
 
 void state_store_chain(struct node *node, const struct run *run)
@@ -410,6 +411,14 @@ void state_forget_run(struct node *node, const struct id *run)
     }
     int result = crdt_replica_remove_run(node->replica, run);
     (void)result; /* ERR_NOT_FOUND: it had not got that far */
+}
+
+void state_forget_settings(struct node *node, const struct id *run)
+{
+    uint8_t key[CRDT_STORE_PREFIX_BYTES];
+    crdt_store_prefix('s', run, key);
+    if (store_delete(node->store, STORE_DURABLE, bytes_of(key, sizeof key), NULL) < 0)
+        node_info(node, TRACE_LEVEL_WARN, "a run that was left could not be struck off the list");
 }
 
 void state_store_run(struct node *node, const struct run *run)

@@ -4,6 +4,11 @@
 #include "net/rpc_quic.h"
 #include "node/internal.h"
 
+enum {
+    FIRST_FRAME_S = 10,  /* an opened exchange must say what it is about */
+    SYNC_SILENCE_S = 30, /* a repair that has not heard from the other side for this long is given up */
+};
+
 struct node_stream *streams_add(struct node *node, enum node_stream_kind kind, uint64_t handle,
                                 struct node_peer *peer)
 {
@@ -11,7 +16,8 @@ struct node_stream *streams_add(struct node *node, enum node_stream_kind kind, u
         struct node_stream *stream = &node->streams[i];
         if (stream->kind != STREAM_FREE)
             continue;
-        *stream = (struct node_stream){.kind = kind, .handle = handle, .peer = peer};
+        *stream =
+            (struct node_stream){.kind = kind, .handle = handle, .heard_ns = node_now_ns(), .peer = peer};
         return stream;
     }
     return NULL;
@@ -95,16 +101,32 @@ static void decide(struct node *node, struct node_stream *stream, struct bytes f
     stream->run = run;
 }
 
+/* A core's queue of events holds what a few inputs bring, so each input is followed by a drain. */
+static void run_frame(const struct node_stream *stream, struct bytes frame, uint64_t now_ns)
+{
+    struct run *run = stream->run;
+    gossip_stream_frame(run->gossip, now_ns, stream->handle, frame);
+    (void)run_drain(run, now_ns);
+}
+
+static void run_closed(const struct node_stream *stream, uint64_t now_ns, int err)
+{
+    struct run *run = stream->run;
+    gossip_stream_closed(run->gossip, now_ns, stream->handle, err);
+    (void)run_drain(run, now_ns);
+}
+
 static void stream_frame(struct node *node, const struct quic_event *event, uint64_t now_ns)
 {
     struct node_stream *stream = streams_find(node, event->handle);
     if (stream == NULL)
         return;
     stream->peer->last_seen_ns = now_ns;
+    stream->heard_ns = now_ns;
     if (stream->kind == STREAM_UNDECIDED)
         decide(node, stream, event->frame, now_ns);
     if (stream->kind == STREAM_RUN)
-        gossip_stream_frame(stream->run->gossip, now_ns, stream->handle, event->frame);
+        run_frame(stream, event->frame, now_ns);
     else if (stream->kind == STREAM_SYNC)
         state_sync_frame(node, stream, event->frame);
     else if (stream->kind == STREAM_PUSH)
@@ -119,7 +141,7 @@ static void stream_ended(struct node *node, const struct quic_event *event, uint
         return;
     }
     if (stream->kind == STREAM_RUN) {
-        gossip_stream_closed(stream->run->gossip, now_ns, stream->handle, ERR_OK);
+        run_closed(stream, now_ns, ERR_OK);
         return; /* the core finishes our side and lets go by itself */
     }
     quic_stream_finish(node->quic, event->handle);
@@ -131,12 +153,26 @@ static void stream_reset(struct node *node, const struct quic_event *event, uint
     struct node_stream *stream = streams_find(node, event->handle);
     if (stream == NULL)
         return;
-    if (stream->kind == STREAM_RUN)
-        gossip_stream_closed(stream->run->gossip, now_ns, stream->handle,
-                             event->err < 0 ? event->err : ERR_CLOSED);
     if (stream->kind == STREAM_SYNC && stream->run != NULL && stream->run->stage == RUN_SYNCING)
         stream->run->stage_deadline_ns = now_ns + NODE_SECOND_NS; /* another peer may answer until then */
+    struct node_stream was = *stream;
     streams_drop(node, stream);
+    if (was.kind == STREAM_RUN)
+        run_closed(&was, now_ns, event->err < 0 ? event->err : ERR_CLOSED);
+}
+
+void streams_tick(struct node *node, uint64_t now_ns)
+{
+    for (size_t i = 0; i < NODE_STREAMS_MAX; i++) {
+        struct node_stream *stream = &node->streams[i];
+        uint64_t limit_s = stream->kind == STREAM_UNDECIDED ? FIRST_FRAME_S
+                           : stream->kind == STREAM_SYNC    ? SYNC_SILENCE_S
+                                                            : 0;
+        if (limit_s == 0 || now_ns < stream->heard_ns + limit_s * NODE_SECOND_NS)
+            continue;
+        quic_stream_reset(node->quic, stream->handle, ERR_TIMEOUT);
+        streams_drop(node, stream);
+    }
 }
 
 bool streams_drain(struct node *node, uint64_t now_ns)

@@ -34,6 +34,7 @@ struct train_thread {
     _Atomic unsigned cpu_pct;
     _Atomic uint64_t progress_bits;
     _Atomic bool stopping;
+    size_t unanswered; /* commands; loop thread only */
 
     /* The thread's own. */
     struct trainer_options options;
@@ -96,7 +97,7 @@ size_t train_thread_memory_bytes(const struct run_config *run, unsigned threads)
     return trainer_bytes(&options);
 }
 
-/* Events wait for the loop when the channel is full: it holds more than commands can be under way. */
+/* The channel cannot be full: it holds more than commands can be unanswered (post). */
 static void emit(struct train_thread *t, struct train_thread_event *event)
 {
     int result = net_uv_channel_push(t->events, event);
@@ -276,6 +277,27 @@ static void work(struct train_thread *t)
     }
 }
 
+/* After a failure or at the end: whoever lent something gets it back, whoever waits gets an answer. */
+static void refuse_rest(struct train_thread *t)
+{
+    static const enum train_thread_event_kind answers[] = {[SNAPSHOT] = TRAIN_THREAD_SNAPSHOT,
+                                                           [APPLY] = TRAIN_THREAD_APPLIED,
+                                                           [LOAD] = TRAIN_THREAD_LOADED,
+                                                           [EXPORT] = TRAIN_THREAD_EXPORTED,
+                                                           [EVALUATE] = TRAIN_THREAD_EVALUATED};
+    struct command command;
+    while (net_uv_inbox_pop(t->inbox, &command, UINT64_MAX) == ERR_OK) {
+        struct train_thread_event event = {.kind = answers[command.kind],
+                                           .tag = command.tag,
+                                           .array = command.array,
+                                           .bytes = command.bytes,
+                                           .loss = (double)NAN,
+                                           .refused = true};
+        (void)snprintf(event.text, sizeof event.text, "the trainer has ended");
+        emit(t, &event);
+    }
+}
+
 static void *thread_main(void *arg)
 {
     struct train_thread *t = arg;
@@ -286,23 +308,30 @@ static void *thread_main(void *arg)
     int result = open_trainer(t, why);
     if (result < 0) {
         emit_failure(t, why[0] != '\0' ? why : err_text(result));
-        return NULL;
+    } else {
+        struct train_data_info info;
+        struct train_thread_event ready = {.kind = TRAIN_THREAD_READY};
+        train_data_info(t->data, &info);
+        ready.data_bytes = info.bytes;
+        emit(t, &ready);
+        work(t);
+        trainer_destroy(&t->trainer);
+        train_data_close(t->data);
     }
-    struct train_data_info info;
-    struct train_thread_event ready = {.kind = TRAIN_THREAD_READY};
-    train_data_info(t->data, &info);
-    ready.data_bytes = info.bytes;
-    emit(t, &ready);
-    work(t);
-    trainer_destroy(&t->trainer);
-    train_data_close(t->data);
+    refuse_rest(t);
+    struct train_thread_event ended = {.kind = TRAIN_THREAD_ENDED};
+    emit(t, &ended);
     return NULL;
 }
 
 static void on_event(void *user, void *message)
 {
     struct train_thread *t = user;
-    t->config.on_event(t->config.user, message);
+    const struct train_thread_event *event = message;
+    if (event->kind != TRAIN_THREAD_READY && event->kind != TRAIN_THREAD_FAILED &&
+        event->kind != TRAIN_THREAD_ENDED)
+        t->unanswered--;
+    t->config.on_event(t->config.user, event);
 }
 
 int train_thread_start(struct train_thread **out, uv_loop_t *loop, const struct train_thread_config *config)
@@ -334,10 +363,15 @@ free_thread:
     return result;
 }
 
-void train_thread_stop(struct train_thread *t)
+void train_thread_end(struct train_thread *t)
 {
     atomic_store(&t->stopping, true);
     net_uv_inbox_close(t->inbox);
+}
+
+void train_thread_stop(struct train_thread *t)
+{
+    train_thread_end(t);
     (void)pthread_join(t->thread, NULL);
     net_uv_channel_close(t->events);
     net_uv_inbox_destroy(t->inbox);
@@ -346,7 +380,12 @@ void train_thread_stop(struct train_thread *t)
 
 static int post(struct train_thread *t, const struct command *command)
 {
-    return net_uv_inbox_push(t->inbox, command);
+    if (t->unanswered == TRAIN_THREAD_COMMANDS_MAX)
+        return ERR_FULL;
+    int result = net_uv_inbox_push(t->inbox, command);
+    if (result == ERR_OK)
+        t->unanswered++;
+    return result;
 }
 
 int train_thread_snapshot(struct train_thread *t, uint64_t tag, float *array)

@@ -3,7 +3,9 @@
  *
  * Commands are queued from the loop thread and answered by events on it, in order.  Arrays named in a command
  * are lent to the thread until the event that answers it.  Between commands the thread takes one step after
- * another; a step is short, so a command is served within one step. */
+ * another; a step is short, so a command is served within one step.  Every command is answered, also by a
+ * thread that has failed or is told to end: then with `refused` set, a text with LOADED, no bytes with
+ * EXPORTED and NaN with EVALUATED. */
 #ifndef DUNLIN_NODE_TRAIN_THREAD_H
 #define DUNLIN_NODE_TRAIN_THREAD_H
 
@@ -14,16 +16,17 @@
 #include "node/run_config.h"
 #include "train/model.h"
 
-enum { TRAIN_THREAD_COMMANDS_MAX = 32 };
+enum { TRAIN_THREAD_COMMANDS_MAX = 32 }; /* posted and not yet answered */
 
 enum train_thread_event_kind {
     TRAIN_THREAD_READY,     /* data and memory are there; answers train_thread_start */
-    TRAIN_THREAD_FAILED,    /* text says why; the thread has ended */
+    TRAIN_THREAD_FAILED,    /* text says why; from now on every command is refused */
     TRAIN_THREAD_SNAPSHOT,  /* array was filled with the weights at a step boundary */
     TRAIN_THREAD_APPLIED,   /* the difference in array was added */
     TRAIN_THREAD_LOADED,    /* weights (and optimizer state) were replaced */
     TRAIN_THREAD_EXPORTED,  /* bytes, owned by the receiver (free), hold the optimizer's state */
     TRAIN_THREAD_EVALUATED, /* loss of the present weights on the validation windows */
+    TRAIN_THREAD_ENDED,     /* answers train_thread_end: train_thread_stop does not block any more */
 };
 
 struct train_thread_event {
@@ -33,6 +36,7 @@ struct train_thread_event {
     uint8_t *bytes;
     size_t len;
     double loss;
+    bool refused;        /* nothing was done: the thread has failed or is ending */
     uint64_t data_bytes; /* READY: text of the training part */
     char text[NODE_ERROR_SIZE];
 };
@@ -63,12 +67,15 @@ size_t train_thread_memory_bytes(const struct run_config *run, unsigned threads)
 /* Starts the thread.  ERR_NO_MEMORY, ERR_IO: nothing was started. */
 MUST_USE int train_thread_start(struct train_thread **out, uv_loop_t *loop,
                                 const struct train_thread_config *config);
-/* Ends the thread after its present step and frees everything.  Events not yet delivered are delivered first.
- */
+/* Tells the thread to end after its present step (or after reading its data, which may take a while); ENDED
+ * follows.  Commands posted from now on are not taken: ERR_CLOSED. */
+void train_thread_end(struct train_thread *thread);
+/* Ends the thread, waits for it (not noticeably after ENDED) and frees everything.  Events not yet delivered
+ * are delivered first. */
 void train_thread_stop(struct train_thread *thread);
 
-/* Commands.  Each returns ERR_FULL when TRAIN_THREAD_COMMANDS_MAX wait: the thread hangs; nothing was lent
- * then. */
+/* Commands.  Each returns ERR_FULL when TRAIN_THREAD_COMMANDS_MAX wait: the thread hangs or was asked too
+ * much; ERR_CLOSED after train_thread_end.  Nothing was lent then. */
 /* Copies the weights into array [arena_floats]. */
 MUST_USE int train_thread_snapshot(struct train_thread *thread, uint64_t tag, float *array);
 /* Adds diff [arena_floats] to the weights. */

@@ -1,5 +1,6 @@
 /* Datagrams in and out.  What arrives is QUIC's or a sealed message, which belongs to the path layer or the
  * DHT; what they want to say is sealed and sent.  Decisions are the cores', not made here. */
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -175,7 +176,10 @@ static int open_quic(struct node *node, uint64_t now_ns)
     config.frame_max[STREAM_SERVICE_SYNC] = CRDT_FRAME_MAX;
     config.frame_max[STREAM_SERVICE_GOSSIP] = CRDT_FRAME_MAX;
     config.frame_max[STREAM_SERVICE_EXCHANGE] = GOSSIP_FRAME_MAX;
-    return quic_create(&node->quic, &config, now_ns);
+    int result = quic_create(&node->quic, &config, now_ns);
+    sodium_memzero(&secret, sizeof secret);
+    sodium_memzero(config.secret, sizeof config.secret);
+    return result;
 }
 
 static int open_rpc(struct node *node)

@@ -46,7 +46,8 @@ destroy_inbox:
 
 int worker_submit(struct worker *worker, struct worker_job *job)
 {
-    ASSERT(worker->started);
+    if (!worker->started)
+        return ERR_CLOSED;
     if (worker->pending == WORKER_JOBS_MAX)
         return ERR_FULL;
     int result = net_uv_inbox_push(worker->inbox, &job);

@@ -27,7 +27,8 @@ struct worker {
 
 /* Starts the thread.  user is handed to every done.  ERR_NO_MEMORY, ERR_IO: nothing was started. */
 MUST_USE int worker_start(struct worker *worker, uv_loop_t *loop, void *user);
-/* Queues a job.  ERR_FULL: WORKER_JOBS_MAX are pending; keep the job and come back after one is done. */
+/* Queues a job.  ERR_FULL: WORKER_JOBS_MAX are pending; keep the job and come back after one is done.
+ * ERR_CLOSED: the worker was stopped; the job is the caller's to drop. */
 MUST_USE int worker_submit(struct worker *worker, struct worker_job *job);
 /* Ends the thread after the jobs already queued have run, and delivers their done.  Loop thread. */
 void worker_stop(struct worker *worker);

@@ -195,6 +195,8 @@ static int generate(struct sampler *s, const struct train_sample_config *config,
     struct rng rng = rng_of_seeded(&stream);
     feed_prompt(s, config->prompt);
     for (size_t i = 0; i < config->count; i++) {
+        if (config->stop != NULL && atomic_load(config->stop))
+            return ERR_CLOSED;
         int byte = draw(s->logits, config, &rng);
         if (byte < 0)
             return byte;
