@@ -108,10 +108,10 @@ MUST_USE int crdt_replica_load(struct crdt_replica *replica, uint64_t wall_ms, s
                                struct bytes value);
 
 /* Signs and inserts our own record, life_ms from now (raised to the expiry of the version it replaces).  Its
- * seq is the greater of the held seq + 1 and the time in milliseconds, so that a node that lost its newest writes
- * or its disk does not sign a number twice, however fast it wrote.  ERR_INVALID: life_ms 0 or beyond CRDT_LIFE_MAX_MS; ERR_NOT_FOUND: run; ERR_TOO_LARGE,
- * ERR_QUOTA, ERR_FULL, ERR_NO_MEMORY; ERR_AGAIN: drain events first; ERR_STATE: we are quarantined in this
- * run. */
+ * seq is the greater of the held seq + 1 and the time in milliseconds, so that a node that lost its newest
+ * writes or its disk does not sign a number twice, however fast it wrote.  ERR_INVALID: life_ms 0 or beyond
+ * CRDT_LIFE_MAX_MS; ERR_NOT_FOUND: run; ERR_TOO_LARGE, ERR_QUOTA, ERR_FULL, ERR_NO_MEMORY; ERR_AGAIN: drain
+ * events first; ERR_STATE: we are quarantined in this run. */
 MUST_USE int crdt_replica_put(struct crdt_replica *replica, uint64_t wall_ms, const struct id *run,
                               uint16_t slot, uint16_t schema, struct bytes value, uint64_t life_ms);
 

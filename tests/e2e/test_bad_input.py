@@ -104,7 +104,7 @@ def check_runs(context):
     expect_exit(node.run_cli("run", "create", "--data", text, "--width", "33"), 1, "width")
     expect_exit(node.run_cli("run", "create", "--data", text, "--alpha", "0.9"), 1, "alpha")
     expect_exit(node.run_cli("run", "create", "--data", text, "--codec", "morse"), 1, "codec")
-    huge = ["--width", "4096", "--layers", "48", "--heads", "32", "--context", "2048", "--batch", "4096"]
+    huge = ["--width", "4096", "--layers", "48", "--heads", "32", "--context", "2048", "--batch", "256"]
     expect_exit(node.run_cli("run", "create", "--data", text, *huge), 1, "memory")
     expect_exit(node.run_cli("run", "create", "--data", text, "--wide", "3"), 2, "--wide")
     expect_exit(node.run_cli("sample", "aaaaaaaa"), 1)
