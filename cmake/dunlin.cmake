@@ -6,14 +6,13 @@ pkg_search_module(MSGPACK REQUIRED IMPORTED_TARGET msgpack msgpack-c)
 pkg_check_modules(UV REQUIRED IMPORTED_TARGET libuv)
 pkg_check_modules(LMDB REQUIRED IMPORTED_TARGET lmdb)
 pkg_check_modules(NGTCP2 REQUIRED IMPORTED_TARGET libngtcp2>=0.12.1 libngtcp2_crypto_gnutls gnutls)
-pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 pkg_check_modules(INIH REQUIRED IMPORTED_TARGET inih)
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 
 add_library(dunlin_flags INTERFACE)
 target_compile_options(dunlin_flags INTERFACE
   -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
-  -Wno-format-truncation # texts for people are cut to their buffer on purpose
+  $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation> # texts for people are cut to their buffer on purpose
   -fno-common -fstack-protector-strong)
 target_compile_definitions(dunlin_flags INTERFACE _GNU_SOURCE $<$<CONFIG:Release>:_FORTIFY_SOURCE=2>)
 target_include_directories(dunlin_flags INTERFACE ${PROJECT_SOURCE_DIR})

@@ -121,11 +121,12 @@ bool crdt_chain_admits(const struct crdt_chain *chain, const struct id *id, uint
 /* Last round of a closed run, or UINT64_MAX. */
 uint64_t crdt_chain_last_round(const struct crdt_chain *chain);
 
+enum { CRDT_CHAIN_FRAME_ENTRIES = 64 }; /* of one frame */
+
 /* A frame of entries for a peer that has the first `from` in force: {1: version, 2: run, 3: [entry bin ...]},
  * at most CRDT_FRAME_MAX bytes and CRDT_CHAIN_FRAME_ENTRIES entries; of a frozen chain the two of the fork
  * come last. *next is the `from` of the frame after it, SIZE_MAX after the last.  Returns the length, or 0:
  * nothing to send. ERR_TOO_LARGE: out_cap below one entry. */
-enum { CRDT_CHAIN_FRAME_ENTRIES = 64 };
 MUST_USE int crdt_chain_frame_encode(const struct crdt_chain *chain, size_t from, uint8_t *out,
                                      size_t out_cap, size_t *next);
 /* Entries of a frame, borrowed from it, at most CRDT_CHAIN_FRAME_ENTRIES; returns how many: append them in

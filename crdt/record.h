@@ -68,6 +68,7 @@ struct crdt_record {
     uint8_t signature[CRDT_SIGNATURE_BYTES];
 };
 
+/* True when both name the same register. */
 bool crdt_key_equal(const struct crdt_key *a, const struct crdt_key *b);
 /* run || author || slot, big-endian. */
 void crdt_key_encode(const struct crdt_key *key, uint8_t out[CRDT_KEY_BYTES]);

@@ -153,14 +153,15 @@ struct crdt_counts crdt_replica_counts(const struct crdt_replica *replica);
 /* Asserts every relation inside; O(records).  For tests. */
 void crdt_replica_check_invariants(const struct crdt_replica *replica);
 
-/* Store keys: 'r' run author slot for records, 'q' run author for proofs.  Prefix of one kind in one run, 33
- * bytes. */
 enum {
     CRDT_STORE_RECORD = 'r',
     CRDT_STORE_PROOF = 'q',
     CRDT_STORE_CHAIN = 'c',
     CRDT_STORE_PREFIX_BYTES = 33
 };
+
+/* Store keys: 'r' run author slot for records, 'q' run author for proofs.  Prefix of one kind in one run, 33
+ * bytes. */
 void crdt_store_prefix(uint8_t kind, const struct id *run, uint8_t out[CRDT_STORE_PREFIX_BYTES]);
 /* 'c' run index u32: where node/ keeps a chain's entry. */
 void crdt_store_chain_key(const struct id *run, uint32_t index, uint8_t out[CRDT_STORE_PREFIX_BYTES + 4]);

@@ -17,6 +17,7 @@ enum {
     KEY_ITEMS = 8,
     TOKENS_MAX = 16 + 3 * CRDT_BATCH_MAX + 16,
     CONVICTED_MAX = 16,
+    COUNT_SLACK = 1024, /* records that may come between a peer's hello and its index */
 };
 
 enum frame_type {
@@ -55,6 +56,7 @@ struct crdt_sync {
     bool end_sent;
     bool end_received;
     struct id run;
+    uint8_t key[CRDT_SYNC_KEY_BYTES];
     size_t outgoing_sent;
     size_t convicted_count; /* authors convicted by what came in this session ... */
     size_t convicted_sent;  /* ... and how many of them the peer was told of */
@@ -145,12 +147,12 @@ static struct crdt_sync *session_make(struct crdt_replica *replica, uint64_t ori
 }
 
 /* Hashes and sorts our records under the session's key. */
-static int make_index(struct crdt_sync *s, const uint8_t key[CRDT_SYNC_KEY_BYTES])
+static int make_index(struct crdt_sync *s)
 {
     uint32_t run = crdt_table_find_run(s->replica, &s->run);
     if (run == CRDT_NONE)
         return ERR_NOT_FOUND;
-    int rc = crdt_index_init(&s->turn.index, s->replica, run, key, &s->alloc);
+    int rc = crdt_index_init(&s->turn.index, s->replica, run, s->key, &s->alloc);
     if (rc < 0)
         return rc;
     s->indexed = true;
@@ -163,30 +165,24 @@ static int make_pending(struct crdt_sync *s, uint64_t their_count)
 {
     if (their_count > CRDT_RECORDS_LIMIT + CRDT_PROOFS_MAX)
         return ERR_MALFORMED;
-    s->turn.pending_max = s->turn.index.count + (size_t)their_count;
-    s->turn.pending = allocator_get(&s->alloc, s->turn.pending_max + 1, sizeof *s->turn.pending);
+    s->turn.pending_max = s->turn.index.count + (size_t)their_count + COUNT_SLACK;
+    s->turn.pending = allocator_get(&s->alloc, s->turn.pending_max, sizeof *s->turn.pending);
     return s->turn.pending == NULL ? ERR_NO_MEMORY : ERR_OK;
 }
 
 int crdt_sync_open(struct crdt_replica *replica, const struct id *run, uint64_t origin, const struct rng *rng,
                    const struct allocator *alloc, struct crdt_sync **out)
 {
-    uint8_t key[CRDT_SYNC_KEY_BYTES];
     *out = NULL;
     if (crdt_table_find_run(replica, run) == CRDT_NONE)
         return ERR_NOT_FOUND;
     struct crdt_sync *s = session_make(replica, origin, alloc);
     if (s == NULL)
         return ERR_NO_MEMORY;
-    rng_fill(rng, key, sizeof key);
+    rng_fill(rng, s->key, sizeof s->key);
     s->initiator = true;
     s->run = *run;
     s->hello_ready = true;
-    int rc = make_index(s, key);
-    if (rc < 0) {
-        crdt_sync_close(s);
-        return rc;
-    }
     *out = s;
     return ERR_OK;
 }
@@ -228,7 +224,8 @@ static int recv_hello(struct crdt_sync *s, const struct frame *f)
         s->result.state = CRDT_SYNC_ENDING;
         return ERR_OK;
     }
-    int rc = make_index(s, f->session_key);
+    memcpy(s->key, f->session_key, sizeof s->key);
+    int rc = make_index(s);
     if (rc == 0)
         rc = make_pending(s, f->count);
     if (rc == 0)
@@ -247,8 +244,12 @@ static int recv_turn(struct crdt_sync *s, const struct frame *f)
     if (!first && (s->result.state != CRDT_SYNC_TURNS || s->turn_ready))
         return ERR_MALFORMED;
     int rc = ERR_OK;
-    if (first)
-        rc = (f->seen & BIT(KEY_COUNT)) != 0 ? make_pending(s, f->count) : ERR_MALFORMED;
+    if (first && (f->seen & BIT(KEY_COUNT)) == 0)
+        return ERR_MALFORMED;
+    if (first) /* not before: most sessions end at equal digests */
+        rc = make_index(s);
+    if (rc == 0 && first)
+        rc = make_pending(s, f->count);
     if (rc < 0)
         return rc;
     if (++s->result.turns > CRDT_SYNC_TURNS_MAX)
@@ -362,15 +363,15 @@ static struct pack_writer frame_begin(uint8_t *out, size_t out_cap, size_t pairs
 
 static size_t send_hello(struct crdt_sync *s, uint8_t *out, size_t out_cap)
 {
-    struct id digest;
-    size_t count;
+    struct id digest = {{0}};
+    size_t count = 0;
     if (crdt_replica_digest(s->replica, &s->run, &digest, &count) < 0)
-        memset(&digest, 0, sizeof digest); /* the run was removed meanwhile: compare what was indexed */
+        count = 0; /* the run was removed meanwhile: the first turn will find that out */
     struct pack_writer w = frame_begin(out, out_cap, 6, FRAME_HELLO);
     pack_key_id(&w, KEY_RUN, &s->run);
     pack_key_id(&w, KEY_DIGEST, &digest);
-    pack_key_bin(&w, KEY_SESSION, bytes_of(s->turn.index.key, CRDT_SYNC_KEY_BYTES));
-    pack_key_uint(&w, KEY_COUNT, s->turn.index.count);
+    pack_key_bin(&w, KEY_SESSION, bytes_of(s->key, CRDT_SYNC_KEY_BYTES));
+    pack_key_uint(&w, KEY_COUNT, count);
     s->hello_ready = false;
     return pack_writer_len(&w);
 }

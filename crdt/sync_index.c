@@ -35,30 +35,28 @@ static uint64_t version_of(const uint8_t key[CRDT_SYNC_KEY_BYTES], const struct 
     return load_le64(out);
 }
 
-/* Heap sort: in place, without the allocation that qsort may make, and with no slow input. */
-static void sift_down(struct crdt_index_item *items, size_t at, size_t count)
+/* Sorts from -> to: tags are uniform under a random key, so one pass into buckets by their first bits leaves
+ * an array that insertion finishes in about one step an item.  A peer that chooses the key can hardly skew
+ * that: it would have to search keys for it. */
+static void sort_by_tag(const struct crdt_index_item *from, struct crdt_index_item *to, size_t count,
+                        uint32_t *buckets, unsigned bits)
 {
-    struct crdt_index_item moved = items[at];
-    for (size_t child = 2 * at + 1; child < count; child = 2 * at + 1) {
-        if (child + 1 < count && items[child + 1].tag > items[child].tag)
-            child++;
-        if (items[child].tag <= moved.tag)
-            break;
-        items[at] = items[child];
-        at = child;
+    for (size_t i = 0; i < count; i++)
+        buckets[from[i].tag >> (64 - bits)]++;
+    uint32_t start = 0;
+    for (size_t b = 0; b < (size_t)1 << bits; b++) {
+        uint32_t size = buckets[b];
+        buckets[b] = start;
+        start += size;
     }
-    items[at] = moved;
-}
-
-static void sort_by_tag(struct crdt_index_item *items, size_t count)
-{
-    for (size_t i = count / 2; i-- > 0;)
-        sift_down(items, i, count);
-    for (size_t end = count; end > 1; end--) {
-        struct crdt_index_item greatest = items[0];
-        items[0] = items[end - 1];
-        items[end - 1] = greatest;
-        sift_down(items, 0, end - 1);
+    for (size_t i = 0; i < count; i++)
+        to[buckets[from[i].tag >> (64 - bits)]++] = from[i];
+    for (size_t i = 1; i < count; i++) {
+        struct crdt_index_item moved = to[i];
+        size_t at = i;
+        for (; at > 0 && to[at - 1].tag > moved.tag; at--)
+            to[at] = to[at - 1];
+        to[at] = moved;
     }
 }
 
@@ -96,21 +94,33 @@ int crdt_index_init(struct crdt_index *out, const struct crdt_replica *replica, 
                     const uint8_t key[CRDT_SYNC_KEY_BYTES], const struct allocator *alloc)
 {
     size_t count = replica->runs[run].count + replica->runs[run].proofs;
-    out->items = allocator_get(alloc, count + 1, sizeof *out->items);
-    out->count = count;
+    unsigned bits = 1;
+    while ((size_t)1 << bits < count)
+        bits++;
+    struct crdt_index_item *sorted = allocator_get(alloc, count + 1, sizeof *sorted);
+    struct crdt_index_item *unsorted = allocator_get(alloc, count + 1, sizeof *unsorted);
+    uint32_t *buckets = allocator_get(alloc, (size_t)1 << bits, sizeof *buckets);
+    int rc = sorted == NULL || unsorted == NULL || buckets == NULL ? ERR_NO_MEMORY : ERR_OK;
+    *out = (struct crdt_index){.items = unsorted, .count = count};
     memcpy(out->key, key, CRDT_SYNC_KEY_BYTES);
-    if (out->items == NULL)
-        return ERR_NO_MEMORY;
-    size_t at = add_proofs(out, add_records(out, replica, run), replica, run);
-    ASSERT(at == count);
-    sort_by_tag(out->items, count);
-    uint64_t sum = 0;
-    for (size_t i = 0; i <= count; i++) {
-        uint64_t own = out->items[i].before;
-        out->items[i].before = sum;
-        sum ^= own;
+    if (rc == 0) {
+        size_t at = add_proofs(out, add_records(out, replica, run), replica, run);
+        ASSERT(at == count);
+        sort_by_tag(unsorted, sorted, count, buckets, bits);
+        uint64_t sum = 0;
+        for (size_t i = 0; i <= count; i++) {
+            uint64_t own = sorted[i].before;
+            sorted[i].before = sum;
+            sum ^= own;
+        }
+    } else {
+        allocator_release(alloc, sorted);
+        sorted = NULL;
     }
-    return ERR_OK;
+    out->items = sorted;
+    allocator_release(alloc, buckets);
+    allocator_release(alloc, unsorted);
+    return rc;
 }
 
 void crdt_index_deinit(struct crdt_index *index, const struct allocator *alloc)

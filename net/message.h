@@ -6,23 +6,24 @@
 #include "net/addr.h"
 
 enum {
-    NET_DATAGRAM_MAX = 1232,     /* IPv6 minimum MTU 1280 less IPv6 and UDP headers */
-    NET_SEAL_OVERHEAD = 128,     /* upper bound of head, nonce, tag and sealed prefix (net/seal.h asserts it) */
+    NET_DATAGRAM_MAX = 1232, /* IPv6 minimum MTU 1280 less IPv6 and UDP headers */
+    NET_SEAL_OVERHEAD = 128, /* upper bound of head, nonce, tag and sealed prefix (net/seal.h asserts it) */
     NET_BODY_MAX = NET_DATAGRAM_MAX - NET_SEAL_OVERHEAD,
 };
 
-/* First byte of the sealed body's kind.  Ranges belong to folders, so that the glue routes without parsing. */
+/* First byte of the sealed body's kind.  Ranges belong to folders, so that the glue routes without parsing.
+ */
 enum net_kind {
-    NET_KIND_CHALLENGE = 1,    /* net/seal */
-    NET_KIND_PROBE = 0x10,     /* nat/path: 0x10..0x1f */
+    NET_KIND_CHALLENGE = 1, /* net/seal */
+    NET_KIND_PROBE = 0x10,  /* nat/path: 0x10..0x1f */
     NET_KIND_PROBE_ANSWER = 0x11,
     NET_KIND_DHT_FIRST = 0x20, /* dht: 0x20..0x3f */
     NET_KIND_DHT_LAST = 0x3f,
 };
 
 struct net_message {
-    struct id peer;         /* sender of a received one, recipient of one to send */
-    struct net_addr addr;   /* where it came from or goes to */
+    struct id peer;       /* sender of a received one, recipient of one to send */
+    struct net_addr addr; /* where it came from or goes to */
     uint8_t kind;
     size_t body_len;
     uint8_t body[NET_BODY_MAX];

@@ -78,14 +78,19 @@ static void reply_traffic(struct node *node, struct reply *r)
     reply_end(r);
 }
 
+/* Of the seal's counters those of drops, without their prefix. */
+static void reply_drop(struct reply *r, const char *name, uint64_t value)
+{
+    if (strncmp(name, "dropped_", 8) == 0)
+        reply_uint(r, name + 8, value);
+}
+
 static void reply_dropped(struct node *node, struct reply *r)
 {
     struct net_seal_stats seal = net_seal_stats(node->seal);
     struct dht_counts dht = dht_counts(node->dht, node_now_ns());
     reply_map(r, "dropped");
-#define X(name, text)                                                                                        \
-    if (strncmp(#name, "dropped_", 8) == 0)                                                                  \
-        reply_uint(r, #name + 8, seal.name);
+#define X(name, text) reply_drop(r, #name, seal.name);
     NET_SEAL_STATS(X)
 #undef X
     reply_uint(r, "dht_malformed", dht.malformed);

@@ -36,7 +36,7 @@ static void on_store_news(void *user, void *message)
 {
     struct node *node = user;
     const struct store_news *news = message;
-    node->store_state = news->state;
+    node->store_state = (int)news->state;
     if (news->state == STORE_READ_ONLY)
         node_info(node, TRACE_LEVEL_ERROR,
                   "%s/dunlin.mdb: cannot write (%s); nothing acknowledged is lost, writing is retried: free "

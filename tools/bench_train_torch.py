@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """The built-in model in PyTorch, for tools/bench.d/train: same shape, batch, optimizer and thread count.
 
-Everything that PyTorch has as one operation is used as one (layer_norm, gelu, cross_entropy, AdamW).  Prints one line
-of JSON; exits 3 when PyTorch is not installed.
+Everything that PyTorch has as one operation is used as one (layer_norm, gelu, cross_entropy, AdamW).  Prints
+one line of JSON; exits 3 when PyTorch is not installed.
 """
 import argparse
 import json

@@ -90,7 +90,7 @@ struct model_record {
 
 /* The replica holds what a plain array would: 10,000 random puts, applies, ticks, lookups and removals of
  * runs, events stored into a second array that must agree, invariants checked along the way. */
-Test(replica, model)
+Test(replica, model) /* check-allow: function-length, one loop keeps the random sequence readable */
 {
     enum { RUNS = 3, PEOPLE = 5, MODEL = RUNS * PEOPLE * 4 };
     struct pair pairs[PEOPLE];
@@ -257,7 +257,7 @@ Test(replica, put)
 
 /* Two values under one number: told once, everything of the author goes, the proof convinces others and
  * survives a restart. */
-Test(replica, equivocation)
+Test(replica, equivocation) /* check-allow: function-length, one story of steps that build on each other */
 {
     struct pair me;
     struct pair liar;
