@@ -92,6 +92,7 @@ const struct command cli_commands[] = {
          "Prints the run's id, which others give to 'dunlin run join'. What is not given takes the default\n"
          "that the daemon chooses; 'dunlin run show' tells it.",
      .options = create_options,
+     .settles = true,
      .method = "run.create",
      .show = show_run_created},
     {.name = "run list",
@@ -107,6 +108,7 @@ const struct command cli_commands[] = {
      .summary = "train in a run that others started",
      .arguments = {RUN_ARGUMENT},
      .options = join_options,
+     .settles = true,
      .method = "run.join",
      .show = show_run_changed},
     {.name = "run leave",
