@@ -225,7 +225,7 @@ static char type_of(const char *params, const char *name)
 {
     size_t len = strlen(name);
     for (const char *at = params; *at != '\0'; at += strspn(at, " ")) {
-        if (strncmp(at, name, len) == 0 && at[len] == ':')
+        if (strcspn(at, ":") == len && strncmp(at, name, len) == 0)
             return at[len + 1];
         at += strcspn(at, " ");
     }
