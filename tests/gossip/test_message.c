@@ -1,8 +1,8 @@
 /* Frames: the examples of docs/protocol/gossip.md decode and encode back to the same bytes, every truncation
  * is refused, limits hold. */
 #include <criterion/criterion.h>
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/pack.h"
