@@ -39,6 +39,7 @@ enum {
     NODE_WAITS_MAX = 64,          /* control calls that wait for a DHT answer */
     NODE_CONNECTIONS_WANTED = 32, /* members we stay connected to, partner on demand beside them */
     NODE_STRANGERS_MAX = 64,      /* peers we talk to only because they probe us */
+    NODE_WEIGHTS_MAX = 4,         /* samples and exports at once: each holds a copy of the model */
     NODE_RPC_CHAIN = 1,           /* chain_request.h -> chain frame of crdt/ */
     NODE_DHT_TTL_MS = 20 * 60 * 1000,
 };
@@ -126,8 +127,7 @@ struct node {
     uint64_t seed_rounds;
     uint64_t seeds_next_ns; /* when names of seeds are looked up again */
     bool stopping;
-    _Atomic bool sample_stop; /* the node ends: samples need not be finished */
-    bool ending;              /* parts are being closed: the pump rests */
+    bool ending; /* parts are being closed: the pump rests */
     bool pumping;
     unsigned stop_waits; /* checkpoints still being written at the end */
     uint64_t stop_deadline_ns;
@@ -163,7 +163,7 @@ struct node {
     struct node_stream streams[NODE_STREAMS_MAX];
     struct node_wait waits[NODE_WAITS_MAX];
     struct node_limits limits;
-    size_t weights_jobs; /* samples and exports under way */
+    struct weights_job *weights[NODE_WEIGHTS_MAX]; /* samples and exports under way */
     uint64_t pushes_dropped;
     uint64_t records_refused;
     uint8_t batch[QUIC_BATCH_MAX];
@@ -250,6 +250,8 @@ extern const struct control_method node_methods[];
 void methods_dht_event(struct node *node, uint64_t now_ns, const struct dht_event *event);
 void methods_tick(struct node *node, uint64_t now_ns);
 uint64_t methods_deadline_ns(const struct node *node);
+/* Breaks off samples that nobody waits for any more, or all of them. */
+void methods_stop_samples(struct node *node, bool all);
 /* The trainer filled an array that a method asked for, or refused to; the tag is the method's job. */
 void methods_snapshot(struct node *node, const struct train_thread_event *event);
 /* A checkpoint was written, or could not be: answers the call that waits for it, if one does. */

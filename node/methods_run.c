@@ -14,13 +14,7 @@
 #include "train/sample.h"
 #include "train/trainer.h"
 
-enum {
-    PROMPT_SIZE = 4096,
-    SAMPLE_MAX = 65536,
-    WEIGHTS_JOBS_MAX = 4, /* each holds a copy of the model */
-    FILES_MAX = 16,
-    DECODED_SIZE = 512
-};
+enum { PROMPT_SIZE = 4096, SAMPLE_MAX = 65536, FILES_MAX = 16, DECODED_SIZE = 512 };
 
 bool method_text(struct control_call *call, const struct pack_reader *params, const char *key, char *out,
                  size_t cap)
@@ -366,6 +360,7 @@ struct weights_job {
     bool exports;
     uint64_t round;
     struct train_sample_config sample;
+    _Atomic bool stop;
     uint8_t prompt[PROMPT_SIZE];
     uint8_t *text;
     char path[NODE_PATH_SIZE];
@@ -376,7 +371,10 @@ struct weights_job {
 
 static void free_weights(struct weights_job *job)
 {
-    job->node->weights_jobs--;
+    for (size_t i = 0; i < NODE_WEIGHTS_MAX; i++) {
+        if (job->node->weights[i] == job)
+            job->node->weights[i] = NULL;
+    }
     free(job->params);
     free(job->text);
     free(job);
@@ -445,6 +443,15 @@ static void weights_used(void *user, struct worker_job *base)
     free_weights(job);
 }
 
+void methods_stop_samples(struct node *node, bool all)
+{
+    for (size_t i = 0; i < NODE_WEIGHTS_MAX; i++) {
+        struct weights_job *job = node->weights[i];
+        if (job != NULL && (all || control_resolve(node->control, job->call) == NULL))
+            atomic_store(&job->stop, true);
+    }
+}
+
 void methods_snapshot(struct node *node, const struct train_thread_event *event)
 {
     /* A pointer is far above the small tags. */
@@ -466,15 +473,18 @@ static struct weights_job *new_weights_job(struct run *run, struct control_call 
         control_fail(call, ERR_STATE, "run %s has no weights yet: it is %s", run->name, run_stage_name(run));
         return NULL;
     }
-    if (run->node->weights_jobs == WEIGHTS_JOBS_MAX) {
+    size_t slot = 0;
+    while (slot < NODE_WEIGHTS_MAX && run->node->weights[slot] != NULL)
+        slot++;
+    if (slot == NODE_WEIGHTS_MAX) {
         control_fail(call, ERR_BUSY, "%d samples and exports are under way: try again later",
-                     WEIGHTS_JOBS_MAX);
+                     NODE_WEIGHTS_MAX);
         return NULL;
     }
     struct weights_job *job = calloc(1, sizeof *job);
     if (job != NULL) {
         job->node = run->node;
-        job->node->weights_jobs++;
+        job->node->weights[slot] = job;
         job->params = malloc(run->layout.arena_floats * sizeof(float));
         job->text = malloc(SAMPLE_MAX);
     }
@@ -528,7 +538,7 @@ void method_sample(void *user, struct control_call *call, const struct pack_read
     job->sample.count = (size_t)length;
     job->sample.temperature = (float)temperature;
     job->sample.top_k = (unsigned)top_k;
-    job->sample.stop = &run->node->sample_stop;
+    job->sample.stop = &job->stop;
     job->sample.seed = rng_u64(&run->node->rng);
     (void)control_uint(params, "seed", &job->sample.seed);
     ask_weights(run, call, job);

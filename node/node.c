@@ -127,6 +127,7 @@ static void on_timer(void *user, uint64_t now_ns)
     peers_tick(node, now_ns);
     state_tick(node, now_ns);
     methods_tick(node, now_ns);
+    methods_stop_samples(node, node->stopping);
     streams_tick(node, now_ns);
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
         if (node->runs[i].used)
@@ -156,6 +157,7 @@ void node_stop(struct node *node)
     node->stopping = true;
     node->stop_deadline_ns = node_now_ns() + STOP_S * NODE_SECOND_NS;
     node_info(node, TRACE_LEVEL_INFO, "stopping: saving checkpoints");
+    methods_stop_samples(node, true); /* checkpoints are written by the same worker */
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
         struct run *run = &node->runs[i];
         if (!run->used || run->leaving)
@@ -188,7 +190,6 @@ static void begin_end(struct node *node)
     if (node->ending)
         return;
     node->ending = true;
-    atomic_store(&node->sample_stop, true);
     save_contacts(node);
     quic_disconnect_all(node->quic, node_now_ns(), ERR_CLOSED);
     wire_flush(node);
