@@ -234,6 +234,8 @@ void state_store_chain(struct node *node, const struct run *run);
 void state_forget_run(struct node *node, const struct id *run);
 /* Only what makes the next start take the run up again. */
 void state_forget_settings(struct node *node, const struct id *run);
+/* Seeks connections to the members whose registers we hold. */
+void state_want_members(struct node *node, const struct run *run);
 /* Own settings of a run (data path, flags), kept for the next start. */
 void state_store_run(struct node *node, const struct run *run);
 void state_rpc_request(struct node *node, const struct rpc_event *event);

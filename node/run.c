@@ -10,7 +10,14 @@
 #include "node/run_internal.h"
 #include "train/trainer.h"
 
-enum { SYNC_S = 10, SYNC_ALONE_S = 3, CHAIN_RETRY_S = 3, REPAIR_S = 30, FIRST_ROUNDS = GOSSIP_LIVE_ROUNDS };
+enum {
+    SYNC_S = 10,
+    SYNC_ALONE_S = 3,
+    CHAIN_RETRY_S = 3,
+    REPAIR_S = 30,
+    ALONE_S = 5,
+    FIRST_ROUNDS = GOSSIP_LIVE_ROUNDS
+};
 
 void run_fail(struct run *run, const char *format, ...)
 {
@@ -430,6 +437,7 @@ void run_chain_complete(struct run *run)
     }
     state_store_chain(run->node, run);
     state_store_run(run->node, run);
+    state_want_members(run->node, run);
 }
 
 void run_chain_frame(struct run *run, struct bytes frame)
@@ -520,15 +528,23 @@ static void synced(struct run *run, uint64_t now_ns)
     run_enter_training(run, now_ns, swarm.round_max > run->round ? swarm.round_max : run->round);
 }
 
+/* Members we know by their registers, and those that announce the run in the DHT.  Nobody else would bring us
+ * together again when all were restarted at once. */
+static void seek_members(struct run *run, uint64_t now_ns)
+{
+    struct id key;
+    uint32_t handle;
+    state_want_members(run->node, run);
+    hash_content(bytes_of(run->id.bytes, ID_BYTES), &key);
+    int result = dht_find_providers(run->node->dht, now_ns, node_wall_ms(), &key, &handle);
+    (void)result; /* ERR_FULL: again in a few seconds */
+}
+
 static void look_for_chain(struct run *run, uint64_t now_ns)
 {
     struct node *node = run->node;
-    struct id key;
-    uint32_t handle;
     run->stage_deadline_ns = now_ns + CHAIN_RETRY_S * NODE_SECOND_NS;
-    hash_content(bytes_of(run->id.bytes, ID_BYTES), &key);
-    int result = dht_find_providers(node->dht, now_ns, node_wall_ms(), &key, &handle);
-    (void)result; /* ERR_FULL: again in three seconds */
+    seek_members(run, now_ns);
     for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
         if (node->peers[i].used && node->peers[i].connected)
             state_fetch_chain(node, &node->peers[i], run);
@@ -548,6 +564,8 @@ static void repair(struct run *run, uint64_t now_ns)
             return;
         }
     }
+    seek_members(run, now_ns);
+    run->repair_next_ns = now_ns + ALONE_S * NODE_SECOND_NS;
 }
 
 static void sync_tick(struct run *run, uint64_t now_ns)

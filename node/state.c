@@ -202,23 +202,33 @@ static void push(struct node *node, const struct crdt_event *event, const struct
 }
 
 /* The newest addresses of a member are worth remembering, and we want to be connected to some members. */
-static void learn_member(struct node *node, const struct crdt_event *event)
+static void want_member(struct node *node, const struct run *run, const struct id *author, struct bytes value)
 {
     struct gossip_member member;
-    struct crdt_record record;
-    struct run *run = node_run_of(node, &event->key.run);
-    if (run == NULL || event->key.slot != CRDT_SLOT_MEMBER ||
-        id_equal(&event->key.author, &node->identity.id))
+    if (id_equal(author, &node->identity.id) || gossip_member_decode(value, &member) < 0)
         return;
-    if (crdt_record_decode(event->record, &record) < 0 || gossip_member_decode(record.value, &member) < 0)
-        return;
-    if (quic_peer_count(node->quic) >= NODE_CONNECTIONS_WANTED &&
-        peers_find(node, &event->key.author) == NULL)
+    if (quic_peer_count(node->quic) >= NODE_CONNECTIONS_WANTED && peers_find(node, author) == NULL)
         return; /* connected when it becomes our partner */
-    struct node_peer *peer =
-        peers_want(node, &event->key.author, member.addrs, member.addr_count, 120 * NODE_SECOND_NS);
+    struct node_peer *peer = peers_want(node, author, member.addrs, member.addr_count, 120 * NODE_SECOND_NS);
     if (peer != NULL)
         peer->runs |= UINT32_C(1) << (run - node->runs);
+}
+
+static void learn_member(struct node *node, const struct crdt_event *event)
+{
+    struct crdt_record record;
+    struct run *run = node_run_of(node, &event->key.run);
+    if (run == NULL || event->key.slot != CRDT_SLOT_MEMBER || crdt_record_decode(event->record, &record) < 0)
+        return;
+    want_member(node, run, &event->key.author, record.value);
+}
+
+void state_want_members(struct node *node, const struct run *run)
+{
+    struct crdt_view view;
+    uint32_t cursor = 0;
+    while (crdt_replica_next(node->replica, &run->id, CRDT_SLOT_MEMBER, &cursor, &view))
+        want_member(node, run, &view.record.key.author, view.record.value);
 }
 
 static void keep(struct node *node, const struct crdt_event *event)
