@@ -5,6 +5,7 @@
 #ifndef DUNLIN_CRDT_INTERNAL_H
 #define DUNLIN_CRDT_INTERNAL_H
 
+#include "base/ring.h"
 #include "crdt/lthash.h"
 #include "crdt/replica.h"
 
@@ -72,12 +73,11 @@ struct crdt_replica {
     uint32_t *author_buckets;
     uint32_t *heap; /* entries by expires_ms */
     struct crdt_queued_event *events;
+    struct ring event_ring;
     size_t bucket_mask;
     size_t authors_max;
     uint32_t free_entry;
     uint32_t free_author;
-    size_t event_head;
-    size_t event_count;
     size_t heap_count;
     uint64_t proof_order;
     struct crdt_proof proofs[CRDT_PROOFS_MAX];

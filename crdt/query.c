@@ -127,7 +127,7 @@ void crdt_replica_check_invariants(const struct crdt_replica *replica)
     }
     ASSERT(records == r->counts.records && bytes == r->counts.bytes && proofs == r->counts.proofs);
     ASSERT(records == r->heap_count && records <= r->config.records_max && bytes <= r->config.bytes_max);
-    ASSERT(r->event_count <= r->config.events_max);
+    ring_check_invariants(&r->event_ring);
     for (uint32_t i = 0; i < r->authors_max; i++) {
         const struct crdt_author *a = &r->authors[i];
         if (a->run == CRDT_NONE)

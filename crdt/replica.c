@@ -94,7 +94,7 @@ int crdt_replica_remove_run(struct crdt_replica *replica, const struct id *run)
 
 static size_t events_left(const struct crdt_replica *r)
 {
-    return r->config.events_max - r->event_count;
+    return r->event_ring.cap - r->event_ring.count;
 }
 
 /* The most events one call can cause: a quarantine drops all of an author, forgets a proof and tells of one.
@@ -107,10 +107,9 @@ static bool events_have_room(const struct crdt_replica *r)
 static void push_event(struct crdt_replica *r, enum crdt_event_kind kind, uint64_t origin,
                        const struct crdt_key *key)
 {
-    ASSERT(r->event_count < r->config.events_max);
-    size_t tail = (r->event_head + r->event_count) % r->config.events_max;
-    r->events[tail] = (struct crdt_queued_event){.kind = kind, .origin = origin, .key = *key};
-    r->event_count++;
+    size_t at = ring_push(&r->event_ring);
+    ASSERT(at != RING_NONE);
+    r->events[at] = (struct crdt_queued_event){.kind = kind, .origin = origin, .key = *key};
 }
 
 /* Several versions that come before the caller drains make one event, of the last. */
@@ -463,10 +462,9 @@ static bool resolve(struct crdt_replica *r, const struct crdt_queued_event *queu
 
 bool crdt_replica_poll_event(struct crdt_replica *replica, struct crdt_event *out)
 {
-    while (replica->event_count > 0) {
-        struct crdt_queued_event queued = replica->events[replica->event_head];
-        replica->event_head = (replica->event_head + 1) % replica->config.events_max;
-        replica->event_count--;
+    size_t at;
+    while ((at = ring_pop(&replica->event_ring)) != RING_NONE) {
+        struct crdt_queued_event queued = replica->events[at];
         if (resolve(replica, &queued, out))
             return true;
     }

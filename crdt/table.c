@@ -44,6 +44,7 @@ int crdt_table_init(struct crdt_replica *r)
     r->author_buckets = allocator_get(alloc, buckets, sizeof *r->author_buckets);
     r->heap = allocator_get(alloc, records, sizeof *r->heap);
     r->events = allocator_get(alloc, r->config.events_max, sizeof *r->events);
+    r->event_ring = ring_init(r->config.events_max);
     if (r->runs == NULL || r->entries == NULL || r->authors == NULL || r->entry_buckets == NULL ||
         r->author_buckets == NULL || r->heap == NULL || r->events == NULL) {
         crdt_table_deinit(r);

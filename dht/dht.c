@@ -47,7 +47,9 @@ static struct parts lay_out(struct layout *at, const struct dht_config *c)
     d->announces = take(at, c->announces_max, sizeof *d->announces);
     d->seeds = take(at, c->seeds_max, sizeof *d->seeds);
     d->sends = take(at, c->sends_max, sizeof *d->sends);
+    d->send_ring = ring_init(c->sends_max);
     d->events = take(at, c->events_max, sizeof *d->events);
+    d->event_ring = ring_init(c->events_max);
     return p;
 }
 
@@ -266,8 +268,9 @@ void dht_check_invariants(const struct dht *d)
         }
     }
     ASSERT(used == d->queries.used);
-    ASSERT(d->send_count <= d->config.sends_max);
-    ASSERT(d->event_count + d->promised <= d->config.events_max);
+    ring_check_invariants(&d->send_ring);
+    ring_check_invariants(&d->event_ring);
+    ASSERT(d->event_ring.count + d->promised <= d->event_ring.cap);
     ASSERT(owed(d) == d->promised);
     ASSERT(d->seed_count <= d->config.seeds_max);
     ASSERT(dht_deadline_ns(d) != UINT64_MAX || d->table.total == 0);

@@ -2,6 +2,7 @@
 #ifndef DUNLIN_DHT_INTERNAL_H
 #define DUNLIN_DHT_INTERNAL_H
 
+#include "base/ring.h"
 #include "dht/dht.h"
 #include "dht/limit.h"
 #include "dht/lookup.h"
@@ -47,10 +48,10 @@ struct dht {
     struct dht_announce *announces;
     struct dht_contact *seeds;
     size_t seed_count;
-    struct net_message *sends; /* ring */
-    size_t send_head, send_count;
-    struct dht_event *events; /* ring */
-    size_t event_head, event_count;
+    struct net_message *sends;
+    struct ring send_ring;
+    struct dht_event *events;
+    struct ring event_ring;
     size_t promised; /* final events owed; as many places of the ring stay free for them */
     uint32_t next_handle;
     uint32_t next_serial;

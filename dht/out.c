@@ -13,7 +13,7 @@ uint64_t dht_jitter(struct dht *d, uint64_t base_ns)
 
 bool dht_promise(struct dht *d, uint32_t *handle)
 {
-    if (d->event_count + d->promised >= d->config.events_max)
+    if (d->event_ring.count + d->promised >= d->event_ring.cap)
         return false;
     d->promised++;
     if (++d->next_handle == 0)
@@ -24,9 +24,9 @@ bool dht_promise(struct dht *d, uint32_t *handle)
 
 static void push(struct dht *d, const struct dht_event *event)
 {
-    ASSERT(d->event_count < d->config.events_max);
-    d->events[(d->event_head + d->event_count) % d->config.events_max] = *event;
-    d->event_count++;
+    size_t at = ring_push(&d->event_ring);
+    ASSERT(at != RING_NONE);
+    d->events[at] = *event;
 }
 
 void dht_push_final(struct dht *d, const struct dht_event *event)
@@ -38,7 +38,7 @@ void dht_push_final(struct dht *d, const struct dht_event *event)
 
 void dht_push_interim(struct dht *d, const struct dht_event *event)
 {
-    if (d->event_count + d->promised >= d->config.events_max)
+    if (d->event_ring.count + d->promised >= d->event_ring.cap)
         d->counts.events_dropped++;
     else
         push(d, event);
@@ -46,44 +46,41 @@ void dht_push_interim(struct dht *d, const struct dht_event *event)
 
 bool dht_poll_event(struct dht *d, struct dht_event *out)
 {
-    if (d->event_count == 0)
+    size_t at = ring_pop(&d->event_ring);
+    if (at == RING_NONE)
         return false;
-    *out = d->events[d->event_head];
-    d->event_head = (d->event_head + 1) % d->config.events_max;
-    d->event_count--;
+    *out = d->events[at];
     return true;
 }
 
 struct net_message *dht_send_slot(struct dht *d)
 {
-    if (d->send_count == d->config.sends_max)
-        return NULL;
-    return &d->sends[(d->send_head + d->send_count) % d->config.sends_max];
+    size_t at = ring_next(&d->send_ring);
+    return at == RING_NONE ? NULL : &d->sends[at];
 }
 
 void dht_send_commit(struct dht *d, const struct dht_contact *to, uint8_t kind, size_t len)
 {
-    struct net_message *slot = dht_send_slot(d);
-    ASSERT(slot != NULL && len > 0 && len <= NET_BODY_MAX);
+    size_t at = ring_push(&d->send_ring);
+    ASSERT(at != RING_NONE && len > 0 && len <= NET_BODY_MAX);
+    struct net_message *slot = &d->sends[at];
     slot->peer = to->id;
     slot->addr = to->addr;
     slot->kind = kind;
     slot->body_len = len;
-    d->send_count++;
     d->counts.sent++;
 }
 
 bool dht_poll_send(struct dht *d, struct net_message *out)
 {
-    if (d->send_count == 0)
+    size_t at = ring_pop(&d->send_ring);
+    if (at == RING_NONE)
         return false;
-    const struct net_message *slot = &d->sends[d->send_head];
+    const struct net_message *slot = &d->sends[at];
     out->peer = slot->peer;
     out->addr = slot->addr;
     out->kind = slot->kind;
     out->body_len = slot->body_len;
     memcpy(out->body, slot->body, slot->body_len);
-    d->send_head = (d->send_head + 1) % d->config.sends_max;
-    d->send_count--;
     return true;
 }

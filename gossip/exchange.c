@@ -67,6 +67,7 @@ struct gossip *gossip_init(void *block, size_t size, const struct gossip_config 
     g->config = *config;
     g->size_max = buffer_bytes(config);
     g->round.buffer = -1;
+    g->event_ring = ring_init(GOSSIP_EVENTS_MAX);
     for (size_t i = 0; i < GOSSIP_BUFFERS; i++)
         g->buffers[i].data = (uint8_t *)block + head_bytes() + i * g->size_max;
     return g;
@@ -74,9 +75,9 @@ struct gossip *gossip_init(void *block, size_t size, const struct gossip_config 
 
 void gossip_emit(struct gossip *g, const struct gossip_event *event)
 {
-    ASSERT(g->event_count < GOSSIP_EVENTS_MAX); /* the caller drains after each input */
-    g->events[(g->event_head + g->event_count) % GOSSIP_EVENTS_MAX] = *event;
-    g->event_count++;
+    size_t at = ring_push(&g->event_ring);
+    ASSERT(at != RING_NONE); /* the caller drains after each input */
+    g->events[at] = *event;
 }
 
 void gossip_release(struct gossip *g, uint64_t cookie)
@@ -86,11 +87,10 @@ void gossip_release(struct gossip *g, uint64_t cookie)
 
 bool gossip_poll_event(struct gossip *g, struct gossip_event *out)
 {
-    if (g->event_count == 0)
+    size_t at = ring_pop(&g->event_ring);
+    if (at == RING_NONE)
         return false;
-    *out = g->events[g->event_head];
-    g->event_head = (g->event_head + 1) % GOSSIP_EVENTS_MAX;
-    g->event_count--;
+    *out = g->events[at];
     return true;
 }
 

@@ -7,6 +7,7 @@
 
 #include <sodium.h>
 
+#include "base/ring.h"
 #include "gossip/exchange.h"
 
 enum {
@@ -172,8 +173,7 @@ struct gossip {
     struct gossip_path paths[GOSSIP_PATHS_MAX];
     size_t path_next;
     struct gossip_event events[GOSSIP_EVENTS_MAX];
-    size_t event_head;
-    size_t event_count;
+    struct ring event_ring;
     struct gossip_counters counters;
     uint8_t frame[GOSSIP_FRAME_MAX];
 };

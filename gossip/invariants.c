@@ -7,7 +7,7 @@ static void check_counters(const struct gossip *g)
     for (size_t i = 0; i < GOSSIP_SOLO_COUNT; i++)
         ended += g->counters.solo[i];
     ASSERT(g->counters.rounds == ended + (gossip_round_is_open(g) ? 1 : 0)); /* one outcome a round */
-    ASSERT(g->event_count <= GOSSIP_EVENTS_MAX && g->event_head < GOSSIP_EVENTS_MAX);
+    ring_check_invariants(&g->event_ring);
 }
 
 static void check_round(const struct gossip *g)

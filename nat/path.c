@@ -82,6 +82,10 @@ struct nat_path *nat_path_init(void *memory, const struct nat_path_config *confi
     path->addr_heads = take_indices(&arena, path->head_count);
     path->sends.slots = take_indices(&arena, path->slot_count);
     path->events.slots = take_indices(&arena, path->slot_count);
+    path->sends.ring = ring_init(path->slot_count);
+    path->events.ring = ring_init(path->slot_count);
+    path->answer_ring = ring_init(NAT_PATH_ANSWERS_MAX);
+    path->notice_ring = ring_init(NAT_PATH_NOTICES_MAX);
     path->deadline_ns = UINT64_MAX;
     for (uint16_t i = 0; i < path->slot_count; i++) {
         path->peers[i].chain = i + 1 < path->slot_count ? (uint16_t)(i + 1) : PATH_NONE;
@@ -256,11 +260,11 @@ static int recv_probe(struct nat_path *path, uint64_t now_ns, const struct net_m
         path_heard_from(path, now_ns, peer, &message->addr);
         path_step(path, now_ns, peer);
     }
-    if (path->answer_count == NAT_PATH_ANSWERS_MAX) {
+    size_t at = ring_push(&path->answer_ring);
+    if (at == RING_NONE) {
         path->stats.answers_dropped++;
         return ERR_FULL;
     }
-    size_t at = (path->answer_first + path->answer_count++) % NAT_PATH_ANSWERS_MAX;
     path->answers[at] =
         (struct path_answer){.peer = message->peer, .addr = message->addr, .sequence = body->sequence};
     return peer != NULL || !body->wanted ? ERR_OK : ERR_FULL;
@@ -282,7 +286,7 @@ static int recv_answer(struct nat_path *path, uint64_t now_ns, const struct net_
         path->stats.unmatched++;
         return ERR_REFUSED;
     }
-    if (path->notice_count < NAT_PATH_REPORTS_MAX)
+    if (path->notice_ring.count < NAT_PATH_REPORTS_MAX)
         path_note(path, &(struct nat_path_event){.type = NAT_PATH_OBSERVED,
                                                  .peer = message->peer,
                                                  .addr = message->addr,
@@ -360,17 +364,16 @@ static bool route_event(struct path_peer *peer, struct nat_path_event *out)
 
 bool nat_path_poll_event(struct nat_path *path, struct nat_path_event *out)
 {
-    while (path->events.count > 0) {
-        struct path_peer *peer = &path->peers[path_ring_pop(&path->events, path->slot_count)];
+    struct path_peer *peer;
+    while ((peer = path_list_pop(path, &path->events)) != NULL) {
         peer->event_listed = false;
         if (peer->used && route_event(peer, out))
             return true;
     }
-    if (path->notice_count == 0)
+    size_t at = ring_pop(&path->notice_ring);
+    if (at == RING_NONE)
         return false;
-    *out = path->notices[path->notice_first];
-    path->notice_first = (path->notice_first + 1) % NAT_PATH_NOTICES_MAX;
-    path->notice_count--;
+    *out = path->notices[at];
     return true;
 }
 
@@ -389,16 +392,19 @@ static void write_body(struct net_message *out, uint32_t sequence, const struct 
     ASSERT(out->body_len > 0);
 }
 
-static void next_answer(struct nat_path *path, struct net_message *out)
+/* Writes the oldest answer owed; false: there is none. */
+static bool next_answer(struct nat_path *path, struct net_message *out)
 {
-    const struct path_answer *answer = &path->answers[path->answer_first];
-    path->answer_first = (path->answer_first + 1) % NAT_PATH_ANSWERS_MAX;
-    path->answer_count--;
+    size_t at = ring_pop(&path->answer_ring);
+    if (at == RING_NONE)
+        return false;
+    const struct path_answer *answer = &path->answers[at];
     path->stats.answers_sent++;
     out->peer = answer->peer;
     out->addr = answer->addr;
     out->kind = NET_KIND_PROBE_ANSWER;
     write_body(out, answer->sequence, &answer->addr, NULL);
+    return true;
 }
 
 /* Writes one due probe of the peer; false: it has none. */
@@ -422,15 +428,13 @@ static bool next_probe(struct nat_path *path, uint64_t now_ns, struct path_peer 
 
 bool nat_path_poll_send(struct nat_path *path, uint64_t now_ns, struct net_message *out)
 {
-    if (path->answer_count > 0) {
-        next_answer(path, out);
+    if (next_answer(path, out))
         return true;
-    }
-    while (path->sends.count > 0) {
-        struct path_peer *peer = &path->peers[path->sends.slots[path->sends.first]];
+    struct path_peer *peer;
+    while ((peer = path_list_first(path, &path->sends)) != NULL) {
         if (next_probe(path, now_ns, peer, out))
             return true;
-        (void)path_ring_pop(&path->sends, path->slot_count);
+        (void)path_list_pop(path, &path->sends);
         peer->send_listed = false;
     }
     return false;
@@ -510,7 +514,7 @@ struct nat_path_stats nat_path_stats(const struct nat_path *path)
 
 void nat_path_check_invariants(const struct nat_path *path)
 {
-    ASSERT(path->answer_count <= NAT_PATH_ANSWERS_MAX && path->answer_first < NAT_PATH_ANSWERS_MAX);
-    ASSERT(path->notice_count <= NAT_PATH_NOTICES_MAX && path->notice_first < NAT_PATH_NOTICES_MAX);
+    ring_check_invariants(&path->answer_ring);
+    ring_check_invariants(&path->notice_ring);
     path_table_check(path);
 }

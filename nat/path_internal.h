@@ -3,6 +3,7 @@
 #ifndef DUNLIN_NAT_PATH_INTERNAL_H
 #define DUNLIN_NAT_PATH_INTERNAL_H
 
+#include "base/ring.h"
 #include "nat/path.h"
 
 enum {
@@ -39,8 +40,8 @@ struct path_peer {
     struct path_candidate candidates[NAT_PATH_CANDIDATES_MAX];
     bool used;
     bool wanted;
-    bool send_listed;  /* in the ring of peers with probes to send; outlives the peer */
-    bool event_listed; /* in the ring of peers with a change to tell; outlives the peer */
+    bool send_listed;  /* in the list of peers with probes to send; outlives the peer */
+    bool event_listed; /* in the list of peers with a change to tell; outlives the peer */
     bool told_up;
     uint16_t active; /* candidate, or PATH_NONE */
     uint16_t chain;  /* next in the id chain, or in the free list */
@@ -58,9 +59,10 @@ struct path_peer {
     uint64_t wake_ns;
 };
 
-struct path_ring {
-    uint16_t *slots;
-    uint16_t first, count;
+/* Peers in the order in which they were listed. */
+struct path_list {
+    uint16_t *slots; /* [ring.cap], each a peer's */
+    struct ring ring;
 };
 
 struct path_answer {
@@ -79,11 +81,11 @@ struct nat_path {
     uint16_t slot_count, head_count;
     uint16_t wanted_count, inbound_count;
     uint16_t free_head;
-    struct path_ring sends, events;
+    struct path_list sends, events;
     struct path_answer answers[NAT_PATH_ANSWERS_MAX];
-    size_t answer_first, answer_count;
+    struct ring answer_ring;
     struct nat_path_event notices[NAT_PATH_NOTICES_MAX]; /* events that outlive their peer's entry */
-    size_t notice_first, notice_count;
+    struct ring notice_ring;
     uint64_t deadline_ns; /* no later than the earliest wake_ns */
     uint64_t stalled_ns;  /* last tick that came far too late: silence before it proves nothing */
     uint8_t hash_key[16];
@@ -110,8 +112,11 @@ struct path_candidate *path_addr_next(const struct nat_path *path, const struct 
                                       struct path_peer **peer);
 /* Unwanted peers with a candidate in the group of addr. */
 size_t path_group_count(const struct nat_path *path, const struct net_addr *addr);
-void path_ring_push(struct path_ring *ring, uint16_t cap, uint16_t slot);
-uint16_t path_ring_pop(struct path_ring *ring, uint16_t cap);
+/* Lists a peer last; there is room for every peer once. */
+void path_list_push(const struct nat_path *path, struct path_list *list, const struct path_peer *peer);
+/* The peer listed first; NULL: none.  path_list_pop takes it out. */
+struct path_peer *path_list_first(struct nat_path *path, const struct path_list *list);
+struct path_peer *path_list_pop(struct nat_path *path, struct path_list *list);
 /* Queues an event; when the queue is full the oldest gives way. */
 void path_note(struct nat_path *path, const struct nat_path_event *event);
 void path_table_check(const struct nat_path *path);

@@ -97,7 +97,7 @@ static void tell(struct nat_path *path, struct path_peer *peer)
     if (peer->event_listed)
         return;
     peer->event_listed = true;
-    path_ring_push(&path->events, path->slot_count, (uint16_t)(peer - path->peers));
+    path_list_push(path, &path->events, peer);
 }
 
 /* ---- which route is used ---- */
@@ -348,7 +348,7 @@ static void step_candidate(struct nat_path *path, uint64_t now_ns, struct path_p
     candidate->probe_due = true;
     if (!peer->send_listed) {
         peer->send_listed = true;
-        path_ring_push(&path->sends, path->slot_count, (uint16_t)(peer - path->peers));
+        path_list_push(path, &path->sends, peer);
     }
 }
 

@@ -223,29 +223,30 @@ size_t path_group_count(const struct nat_path *path, const struct net_addr *addr
     return count;
 }
 
-void path_ring_push(struct path_ring *ring, uint16_t cap, uint16_t slot)
+void path_list_push(const struct nat_path *path, struct path_list *list, const struct path_peer *peer)
 {
-    ASSERT(ring->count < cap);
-    ring->slots[(ring->first + ring->count) % cap] = slot;
-    ring->count++;
+    size_t at = ring_push(&list->ring);
+    ASSERT(at != RING_NONE);
+    list->slots[at] = (uint16_t)(peer - path->peers);
 }
 
-uint16_t path_ring_pop(struct path_ring *ring, uint16_t cap)
+struct path_peer *path_list_first(struct nat_path *path, const struct path_list *list)
 {
-    ASSERT(ring->count > 0);
-    uint16_t slot = ring->slots[ring->first];
-    ring->first = (uint16_t)((ring->first + 1) % cap);
-    ring->count--;
-    return slot;
+    size_t at = ring_peek(&list->ring);
+    return at == RING_NONE ? NULL : &path->peers[list->slots[at]];
+}
+
+struct path_peer *path_list_pop(struct nat_path *path, struct path_list *list)
+{
+    size_t at = ring_pop(&list->ring);
+    return at == RING_NONE ? NULL : &path->peers[list->slots[at]];
 }
 
 void path_note(struct nat_path *path, const struct nat_path_event *event)
 {
-    if (path->notice_count == NAT_PATH_NOTICES_MAX) {
-        path->notice_first = (path->notice_first + 1) % NAT_PATH_NOTICES_MAX;
-        path->notice_count--;
-    }
-    path->notices[(path->notice_first + path->notice_count++) % NAT_PATH_NOTICES_MAX] = *event;
+    if (path->notice_ring.count == path->notice_ring.cap)
+        (void)ring_pop(&path->notice_ring);
+    path->notices[ring_push(&path->notice_ring)] = *event;
 }
 
 static size_t check_peer(const struct nat_path *path, const struct path_peer *peer)
@@ -298,7 +299,9 @@ void path_table_check(const struct nat_path *path)
         candidates += check_peer(path, peer);
     }
     ASSERT(wanted == path->wanted_count && inbound == path->inbound_count);
-    ASSERT(listed == (size_t)path->sends.count + path->events.count);
+    ASSERT(listed == path->sends.ring.count + path->events.ring.count);
+    ring_check_invariants(&path->sends.ring);
+    ring_check_invariants(&path->events.ring);
     for (uint16_t head = 0; head < path->head_count; head++) {
         struct path_peer *owner;
         struct path_candidate *at = candidate_of(path, path->addr_heads[head], &owner);

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/ring.h"
 #include "net/rpc_wire.h"
 
 #define MILLISECOND_NS UINT64_C(1000000)
@@ -60,7 +61,7 @@ struct rpc {
         uint64_t handle;
         int err;
     } rejects[REJECTS_MAX];
-    size_t reject_first, reject_count;
+    struct ring reject_ring;
 };
 
 struct rpc_config rpc_config_default(void)
@@ -84,6 +85,7 @@ int rpc_create(struct rpc **out, const struct rpc_config *cfg)
     if (rpc == NULL)
         return ERR_NO_MEMORY;
     rpc->cfg = *cfg;
+    rpc->reject_ring = ring_init(REJECTS_MAX);
     rpc->slot_count = cfg->calls_max + cfg->requests_max;
     rpc->frame_max = cfg->body_max + RPC_HEAD_MAX;
     rpc->slots = allocator_get(&cfg->allocator, rpc->slot_count, sizeof *rpc->slots);
@@ -268,9 +270,9 @@ void rpc_stream_opened(struct rpc *rpc, uint64_t now_ns, const struct id *peer, 
         return;
     }
     /* When even the refusals do not fit, the stream waits for the caller's own deadline. */
-    if (rpc->reject_count == REJECTS_MAX)
+    size_t at = ring_push(&rpc->reject_ring);
+    if (at == RING_NONE)
         return;
-    size_t at = (rpc->reject_first + rpc->reject_count++) % REJECTS_MAX;
     rpc->rejects[at].handle = handle;
     rpc->rejects[at].err = ERR_BUSY;
 }
@@ -444,12 +446,10 @@ static bool slot_action(struct rpc *rpc, struct slot *slot, struct rpc_action *o
 
 bool rpc_poll_action(struct rpc *rpc, struct rpc_action *out)
 {
-    if (rpc->reject_count > 0) {
-        *out = (struct rpc_action){.kind = RPC_ACTION_RESET,
-                                   .handle = rpc->rejects[rpc->reject_first].handle,
-                                   .err = rpc->rejects[rpc->reject_first].err};
-        rpc->reject_first = (rpc->reject_first + 1) % REJECTS_MAX;
-        rpc->reject_count--;
+    size_t reject = ring_pop(&rpc->reject_ring);
+    if (reject != RING_NONE) {
+        *out = (struct rpc_action){
+            .kind = RPC_ACTION_RESET, .handle = rpc->rejects[reject].handle, .err = rpc->rejects[reject].err};
         return true;
     }
     for (size_t i = 0; i < rpc->slot_count; i++) {
@@ -556,5 +556,6 @@ void rpc_check_invariants(const struct rpc *rpc)
         ASSERT(slot->state != SLOT_DONE || !slot->request);
         ASSERT(!slot->request || slot->handle != 0);
     }
-    ASSERT(calls == rpc->calls && requests == rpc->requests && rpc->reject_count <= REJECTS_MAX);
+    ASSERT(calls == rpc->calls && requests == rpc->requests);
+    ring_check_invariants(&rpc->reject_ring);
 }

@@ -98,6 +98,7 @@ struct net_seal *net_seal_init(void *memory, const struct net_seal_config *confi
     seal->start_ms = wall_ms;
     seal->traced_ns = now_ns;
     seal->nonces_used = NET_SEAL_NONCE_BLOCK;
+    seal->reply_ring = ring_init(NET_SEAL_REPLIES_MAX);
     struct bytes network = bytes_of(config->network.hash.bytes, ID_BYTES);
     hash_parts("dunlin datagram mark", &network, 1, &mark);
     memcpy(seal->mark_key, mark.bytes, sizeof seal->mark_key);
@@ -300,12 +301,12 @@ int net_seal_write(struct net_seal *seal, uint64_t now_ns, uint64_t wall_ms, con
 
 static struct seal_reply *reply_slot(struct net_seal *seal, const struct net_addr *to)
 {
-    if (seal->reply_count == NET_SEAL_REPLIES_MAX) {
+    size_t at = ring_push(&seal->reply_ring);
+    if (at == RING_NONE) {
         seal->stats.replies_dropped++;
         return NULL;
     }
-    struct seal_reply *reply =
-        &seal->replies[(seal->reply_first + seal->reply_count++) % NET_SEAL_REPLIES_MAX];
+    struct seal_reply *reply = &seal->replies[at];
     reply->to = *to;
     return reply;
 }
@@ -348,11 +349,10 @@ void seal_queue_challenge(struct net_seal *seal, uint64_t now_ns, uint64_t wall_
 
 size_t net_seal_poll_reply(struct net_seal *seal, uint8_t out[NET_SEAL_MIN], struct net_addr *to)
 {
-    if (seal->reply_count == 0)
+    size_t at = ring_pop(&seal->reply_ring);
+    if (at == RING_NONE)
         return 0;
-    const struct seal_reply *reply = &seal->replies[seal->reply_first];
-    seal->reply_first = (seal->reply_first + 1) % NET_SEAL_REPLIES_MAX;
-    seal->reply_count--;
+    const struct seal_reply *reply = &seal->replies[at];
     memcpy(out, reply->data, reply->len);
     *to = reply->to;
     return reply->len;
@@ -380,11 +380,11 @@ struct net_seal_stats net_seal_stats(const struct net_seal *seal)
 
 void net_seal_check_invariants(const struct net_seal *seal)
 {
-    ASSERT(seal->reply_count <= NET_SEAL_REPLIES_MAX && seal->reply_first < NET_SEAL_REPLIES_MAX);
+    ring_check_invariants(&seal->reply_ring);
     ASSERT(seal->nonces_used <= NET_SEAL_NONCE_BLOCK);
     ASSERT(seal->clocks.count <= SEAL_CLOCK_SAMPLES);
-    for (size_t i = 0; i < seal->reply_count; i++) {
-        size_t len = seal->replies[(seal->reply_first + i) % NET_SEAL_REPLIES_MAX].len;
+    for (size_t i = 0; i < seal->reply_ring.count; i++) {
+        size_t len = seal->replies[ring_at(&seal->reply_ring, i)].len;
         ASSERT(len == NET_SEAL_MIN || len == NET_SEAL_COOKIE_REPLY);
     }
     seal_peers_check_invariants(&seal->peers);

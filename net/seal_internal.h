@@ -4,6 +4,7 @@
 
 #include <sodium.h>
 
+#include "base/ring.h"
 #include "net/seal_limit.h"
 #include "net/seal_peers.h"
 
@@ -30,8 +31,7 @@ struct net_seal {
     uint8_t nonces[NET_SEAL_NONCE_BLOCK][NONCE_RANDOM];
     size_t nonces_used;
     struct seal_reply replies[NET_SEAL_REPLIES_MAX];
-    size_t reply_first;
-    size_t reply_count;
+    struct ring reply_ring;
     size_t memory_bytes;
 };
 

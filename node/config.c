@@ -24,7 +24,7 @@ static const char usage[] =
     "      --cpu PCT        share of the time that training threads may work, 1 to 100 (default 100)\n"
     "      --threads N      training threads (default 0: one for each core)\n"
     "      --up RATE        upload cap in bytes a second, with K, M or G (default 0: none)\n"
-    "      --polite yes|no  let other users of the line go first (default yes)\n"
+    "      --polite yes|no  share the line as TCP does (default yes)\n"
     "      --log-file FILE  append the log to FILE instead of standard error\n"
     "      --log-level L    error, warn, info or debug (default info)\n"
     "      --version        print the version and exit\n"

@@ -30,7 +30,7 @@ struct node_config {
     uint64_t up_bytes_s; /* upload cap of the whole node; 0: none */
     unsigned cpu_pct;    /* share of the time that training threads may be busy, 1..100 */
     unsigned threads;    /* training threads; 0: one for each core */
-    bool polite;         /* bulk traffic yields to other users of the line */
+    bool polite;         /* CUBIC, which shares a line as TCP does; else BBR */
     enum trace_level log_level;
     char log_file[NODE_PATH_SIZE]; /* empty: standard error */
 };

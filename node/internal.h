@@ -40,7 +40,7 @@ enum {
     NODE_CONNECTIONS_WANTED = 32, /* members we stay connected to, partner on demand beside them */
     NODE_STRANGERS_MAX = 64,      /* peers we talk to only because they probe us */
     NODE_WEIGHTS_MAX = 4,         /* samples and exports at once: each holds a copy of the model */
-    NODE_RPC_CHAIN = 1,           /* {1: run, 2: from index} -> chain frame */
+    NODE_RPC_CHAIN = 1,           /* chain_request.h -> chain frame of crdt/ */
     NODE_DHT_TTL_MS = 20 * 60 * 1000,
 };
 

@@ -172,6 +172,8 @@ void node_stop(struct node *node)
     net_uv_timer_arm(&node->timer, node_now_ns());
 }
 
+static const int stop_signals[2] = {SIGTERM, SIGINT};
+
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct node *node = handle->data;
@@ -209,13 +211,15 @@ static void begin_end(struct node *node)
     state_close(node);
     wire_close(node);
     net_uv_timer_close(&node->timer, NULL);
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < 2; i++) {
         uv_close((uv_handle_t *)&node->signals[i], NULL);
+        (void)signal(stop_signals[i],
+                     SIG_IGN); /* libuv left the default: one more would kill us in the middle */
+    }
 }
 
 static int open_loop(struct node *node, char why[NODE_ERROR_SIZE])
 {
-    static const int numbers[2] = {SIGTERM, SIGINT};
     (void)snprintf(why, NODE_ERROR_SIZE, "event loop cannot be set up");
     if (uv_loop_init(&node->loop) < 0)
         return ERR_IO;
@@ -225,7 +229,7 @@ static int open_loop(struct node *node, char why[NODE_ERROR_SIZE])
         if (uv_signal_init(&node->loop, &node->signals[i]) < 0)
             return ERR_IO;
         node->signals[i].data = node;
-        if (uv_signal_start(&node->signals[i], on_signal, numbers[i]) < 0)
+        if (uv_signal_start(&node->signals[i], on_signal, stop_signals[i]) < 0)
             return ERR_IO;
     }
     (void)signal(SIGPIPE, SIG_IGN);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/chain_request.h"
 #include "node/internal.h"
 
 /* What the store thread tells the loop. */
@@ -438,34 +439,15 @@ void state_store_run(struct node *node, const struct run *run)
 
 void state_rpc_request(struct node *node, const struct rpc_event *event)
 {
-    struct pack_token tokens[16];
-    struct pack_reader r = pack_parse(event->body, tokens, 16);
-    struct id id = {{0}};
-    uint64_t from = 0;
-    uint32_t seen = 0;
-    for (size_t left = pack_read_map(&r, 4); left > 0; left--) {
-        switch (pack_read_key(&r, &seen)) {
-        case 1:
-            pack_read_id(&r, &id);
-            break;
-        case 2:
-            from = pack_read_uint(&r, CRDT_CHAIN_MAX);
-            break;
-        default:
-            pack_skip(&r);
-            break;
-        }
-    }
-    if (event->method != NODE_RPC_CHAIN || !pack_done(&r) || (seen & 2) == 0) {
-        rpc_refuse(node->rpc, event->token,
-                   event->method != NODE_RPC_CHAIN ? ERR_UNSUPPORTED : ERR_MALFORMED);
-        return;
-    }
-    const struct run *run = node_run_of(node, &id);
+    struct chain_request request;
     size_t next = 0;
-    int len = run == NULL || !run->has_chain
+    int len = event->method == NODE_RPC_CHAIN ? chain_request_decode(event->body, &request) : ERR_UNSUPPORTED;
+    if (len == ERR_OK) {
+        const struct run *run = node_run_of(node, &request.run);
+        len = run == NULL || !run->has_chain
                   ? ERR_NOT_FOUND
-                  : crdt_chain_frame_encode(&run->chain, (size_t)from, node->frame, RPC_BODY_DEFAULT, &next);
+                  : crdt_chain_frame_encode(&run->chain, request.from, node->frame, RPC_BODY_DEFAULT, &next);
+    }
     if (len < 0 || rpc_reply(node->rpc, event->token, bytes_of(node->frame, (size_t)len)) < 0)
         rpc_refuse(node->rpc, event->token, len < 0 ? len : ERR_TOO_LARGE);
 }
@@ -483,14 +465,12 @@ void state_rpc_reply(struct node *node, const struct rpc_event *event)
 
 void state_fetch_chain(struct node *node, struct node_peer *peer, const struct run *run)
 {
-    uint8_t body[64];
+    uint8_t body[CHAIN_REQUEST_BYTES_MAX];
     uint64_t token;
     uint64_t now_ns = node_now_ns();
-    struct pack_writer w = pack_writer_of(body, sizeof body);
-    pack_map(&w, 2);
-    pack_key_id(&w, 1, &run->id);
-    pack_key_uint(&w, 2, run->chain.count);
-    if (rpc_call(node->rpc, now_ns, &peer->id, NODE_RPC_CHAIN, bytes_of(body, pack_writer_len(&w)),
+    size_t len =
+        chain_request_encode(&(struct chain_request){.run = run->id, .from = run->chain.count}, body);
+    if (rpc_call(node->rpc, now_ns, &peer->id, NODE_RPC_CHAIN, bytes_of(body, len),
                  now_ns + 5 * NODE_SECOND_NS, &token) < 0)
         node_info(node, TRACE_LEVEL_DEBUG, "chain could not be asked for");
 }

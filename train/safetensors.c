@@ -162,8 +162,10 @@ static int malformed(char *why, size_t why_size)
 /* "128" as a number, 0 when it is none or absurd. */
 static uint32_t number_of(struct bytes text)
 {
+    if (text.len == 0) /* no offset may be added to its NULL */
+        return 0;
     struct json_scan s = {.at = text.data, .end = text.data + text.len};
-    uint64_t value = text.len == 0 ? 0 : train_json_whole(&s);
+    uint64_t value = train_json_whole(&s);
     return train_json_done(&s) && value <= UINT32_MAX ? (uint32_t)value : 0;
 }
 

@@ -3,48 +3,50 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/ring.h"
+
 /* A ring of messages of one size; the owner locks. */
-struct ring {
-    uint8_t *slots;
-    size_t message_bytes, cap;
-    size_t first, count;
+struct messages {
+    uint8_t *slots; /* [ring.cap][message_bytes] */
+    size_t message_bytes;
+    struct ring ring;
 };
 
-static int ring_init(struct ring *ring, size_t message_bytes, size_t cap)
+static int messages_init(struct messages *m, size_t message_bytes, size_t cap)
 {
     if (message_bytes == 0 || cap == 0)
         return ERR_INVALID;
-    *ring = (struct ring){.message_bytes = message_bytes, .cap = cap};
-    ring->slots = calloc(cap, message_bytes);
-    return ring->slots != NULL ? ERR_OK : ERR_NO_MEMORY;
+    *m = (struct messages){.slots = calloc(cap, message_bytes), .message_bytes = message_bytes};
+    if (m->slots == NULL)
+        return ERR_NO_MEMORY;
+    m->ring = ring_init(cap);
+    return ERR_OK;
 }
 
-static bool ring_push(struct ring *ring, const void *message)
+static bool messages_push(struct messages *m, const void *message)
 {
-    if (ring->count == ring->cap)
+    size_t at = ring_push(&m->ring);
+    if (at == RING_NONE)
         return false;
-    size_t at = (ring->first + ring->count) % ring->cap;
-    memcpy(ring->slots + at * ring->message_bytes, message, ring->message_bytes);
-    ring->count++;
+    memcpy(m->slots + at * m->message_bytes, message, m->message_bytes);
     return true;
 }
 
-static bool ring_pop(struct ring *ring, void *message)
+static bool messages_pop(struct messages *m, void *message)
 {
-    if (ring->count == 0)
+    size_t at = ring_pop(&m->ring);
+    if (at == RING_NONE)
         return false;
-    memcpy(message, ring->slots + ring->first * ring->message_bytes, ring->message_bytes);
-    ring->first = (ring->first + 1) % ring->cap;
-    ring->count--;
+    memcpy(message, m->slots + at * m->message_bytes, m->message_bytes);
     return true;
 }
 
 struct net_uv_channel {
     uv_async_t async;
     uv_mutex_t lock;
-    struct ring ring; /* under lock */
-    bool closed;      /* under lock */
-    bool delivering;  /* loop thread only, like what follows */
+    struct messages messages; /* under lock */
+    bool closed;              /* under lock */
+    bool delivering;          /* loop thread only, like what follows */
     bool close_wanted;
     void *message; /* the one being delivered */
     void (*on_message)(void *user, void *message);
@@ -55,7 +57,7 @@ static void on_channel_closed(uv_handle_t *handle)
 {
     struct net_uv_channel *channel = handle->data;
     uv_mutex_destroy(&channel->lock);
-    free(channel->ring.slots);
+    free(channel->messages.slots);
     free(channel->message);
     free(channel);
 }
@@ -63,7 +65,7 @@ static void on_channel_closed(uv_handle_t *handle)
 static bool take(struct net_uv_channel *channel)
 {
     uv_mutex_lock(&channel->lock);
-    bool took = ring_pop(&channel->ring, channel->message);
+    bool took = messages_pop(&channel->messages, channel->message);
     uv_mutex_unlock(&channel->lock);
     return took;
 }
@@ -97,7 +99,7 @@ static void on_async(uv_async_t *async)
     if (uv_is_closing((uv_handle_t *)async))
         return;
     /* One ring's worth a turn: producers that never pause must not keep the loop from its sockets. */
-    bool more = deliver(channel, channel->ring.cap);
+    bool more = deliver(channel, channel->messages.ring.cap);
     if (channel->close_wanted)
         finish_close(channel);
     else if (more)
@@ -110,7 +112,7 @@ int net_uv_channel_open(struct net_uv_channel **out, uv_loop_t *loop, size_t mes
     struct net_uv_channel *channel = calloc(1, sizeof *channel);
     if (channel == NULL)
         return ERR_NO_MEMORY;
-    int result = ring_init(&channel->ring, message_bytes, messages_max);
+    int result = messages_init(&channel->messages, message_bytes, messages_max);
     if (result != ERR_OK)
         goto free_channel;
     result = ERR_NO_MEMORY;
@@ -132,7 +134,7 @@ destroy_lock:
 free_message:
     free(channel->message);
 free_slots:
-    free(channel->ring.slots);
+    free(channel->messages.slots);
 free_channel:
     free(channel);
     return result;
@@ -144,7 +146,7 @@ int net_uv_channel_push(struct net_uv_channel *channel, const void *message)
     uv_mutex_lock(&channel->lock);
     if (channel->closed)
         result = ERR_CLOSED;
-    else if (!ring_push(&channel->ring, message))
+    else if (!messages_push(&channel->messages, message))
         result = ERR_FULL;
     else
         (void)uv_async_send(&channel->async); /* under the lock: the handle cannot be closed meanwhile */
@@ -164,7 +166,7 @@ void net_uv_channel_close(struct net_uv_channel *channel)
 struct net_uv_inbox {
     uv_mutex_t lock;
     uv_cond_t changed;
-    struct ring ring;
+    struct messages messages;
     bool closed;
 };
 
@@ -173,7 +175,7 @@ int net_uv_inbox_create(struct net_uv_inbox **out, size_t message_bytes, size_t 
     struct net_uv_inbox *inbox = calloc(1, sizeof *inbox);
     if (inbox == NULL)
         return ERR_NO_MEMORY;
-    int result = ring_init(&inbox->ring, message_bytes, messages_max);
+    int result = messages_init(&inbox->messages, message_bytes, messages_max);
     if (result != ERR_OK)
         goto free_inbox;
     result = ERR_NO_MEMORY;
@@ -186,7 +188,7 @@ int net_uv_inbox_create(struct net_uv_inbox **out, size_t message_bytes, size_t 
 destroy_lock:
     uv_mutex_destroy(&inbox->lock);
 free_slots:
-    free(inbox->ring.slots);
+    free(inbox->messages.slots);
 free_inbox:
     free(inbox);
     return result;
@@ -198,7 +200,7 @@ int net_uv_inbox_push(struct net_uv_inbox *inbox, const void *message)
     uv_mutex_lock(&inbox->lock);
     if (inbox->closed)
         result = ERR_CLOSED;
-    else if (!ring_push(&inbox->ring, message))
+    else if (!messages_push(&inbox->messages, message))
         result = ERR_FULL;
     else
         uv_cond_signal(&inbox->changed);
@@ -211,7 +213,7 @@ int net_uv_inbox_pop(struct net_uv_inbox *inbox, void *message, uint64_t timeout
     uint64_t deadline_ns = timeout_ns == UINT64_MAX ? UINT64_MAX : uv_hrtime() + timeout_ns;
     int result = ERR_OK;
     uv_mutex_lock(&inbox->lock);
-    while (!ring_pop(&inbox->ring, message)) {
+    while (!messages_pop(&inbox->messages, message)) {
         uint64_t now_ns = uv_hrtime();
         if (inbox->closed)
             result = ERR_CLOSED;
@@ -242,6 +244,6 @@ void net_uv_inbox_destroy(struct net_uv_inbox *inbox)
         return;
     uv_cond_destroy(&inbox->changed);
     uv_mutex_destroy(&inbox->lock);
-    free(inbox->ring.slots);
+    free(inbox->messages.slots);
     free(inbox);
 }

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/ring.h"
 #include "net/addr.h"
 
 struct net_uv_batch {
@@ -17,10 +18,10 @@ struct net_uv_batch {
 
 struct net_uv_queue {
     uint8_t *bytes;               /* [bytes_cap], borrowed */
-    struct net_uv_batch *batches; /* [batches_cap], borrowed */
-    size_t bytes_cap, batches_cap;
-    size_t begin, end;   /* of the bytes in use */
-    size_t first, count; /* of the ring of batches */
+    struct net_uv_batch *batches; /* [ring.cap], borrowed */
+    size_t bytes_cap;
+    size_t begin, end; /* of the bytes in use */
+    struct ring ring;  /* of batches */
 };
 
 /* An empty queue over the caller's memory, borrowed until the last use. */

@@ -48,7 +48,7 @@ static void on_poll(uv_poll_t *poll, int status, int events);
 
 static void watch(struct net_uv_socket *socket)
 {
-    int events = UV_READABLE | (socket->queue.count > 0 ? UV_WRITABLE : 0);
+    int events = UV_READABLE | (socket->queue.ring.count > 0 ? UV_WRITABLE : 0);
     for (int i = 0; i < 2; i++)
         if (socket->faces[i].fd >= 0)
             (void)uv_poll_start(&socket->faces[i].poll, events, on_poll);
@@ -152,9 +152,9 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         receive(socket, face->fd, now_ns);
     if (socket->closing)
         return;
-    if (socket->queue.count > 0) {
+    if (socket->queue.ring.count > 0) {
         flush(socket);
-        if (socket->queue.count == 0)
+        if (socket->queue.ring.count == 0)
             watch(socket);
     }
     if (socket->cfg.callbacks.on_drain != NULL)
@@ -172,7 +172,7 @@ int net_uv_socket_send(struct net_uv_socket *socket, const struct net_addr *to, 
     if (segment_size == 0 || segment_size > len)
         batch.segment_size = len;
     int result = ERR_AGAIN; /* behind what waits already */
-    while (socket->queue.count == 0 && batch.len > 0) {
+    while (socket->queue.ring.count == 0 && batch.len > 0) {
         result = send_some(socket, face->fd, &batch);
         if (result < 0)
             break;
@@ -338,7 +338,7 @@ int net_uv_socket_open(struct net_uv_socket **out, uv_loop_t *loop, const struct
 
 bool net_uv_socket_ready(const struct net_uv_socket *socket)
 {
-    return socket->queue.count == 0;
+    return socket->queue.ring.count == 0;
 }
 
 uint16_t net_uv_socket_port(const struct net_uv_socket *socket)

@@ -7,39 +7,18 @@
 #include "crdt/chain.h"
 #include "crdt/sync_turn.h"
 #include "store/checkpoint.h"
+#include "support/page.h"
 
 #define PAGE TEST_SOURCE_DIR "/../../docs/protocol/state.md"
 
 static uint8_t example[4096];
 
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* The bytes of the block that begins with ```hex NAME. */
+/* Bytes of one example of the page; it must be there. */
 static struct bytes load(const char *name)
 {
-    struct allocator heap = allocator_system();
-    uint8_t *page;
-    size_t len;
-    char head[64];
-    cr_assert_eq(store_file_read(PAGE, 1 << 20, &heap, &page, &len), ERR_OK);
-    (void)snprintf(head, sizeof head, "```hex %s\n", name);
-    const char *at = strstr((const char *)page, head);
-    cr_assert_not_null(at, "no example %s", name);
-    size_t out = 0;
-    for (at += strlen(head); *at != '`'; at++) {
-        if (*at == '\n')
-            continue;
-        int high = hex_digit(at[0]);
-        int low = hex_digit(at[1]);
-        cr_assert(high >= 0 && low >= 0 && out < sizeof example, "%s", name);
-        example[out++] = (uint8_t)(high << 4 | low);
-        at++;
-    }
-    allocator_release(&heap, page);
-    return bytes_of(example, out);
+    size_t len = page_example(PAGE, name, example, sizeof example);
+    cr_assert_gt(len, 0, "no example %s", name);
+    return bytes_of(example, len);
 }
 
 Test(protocol, record)

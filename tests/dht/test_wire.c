@@ -7,6 +7,7 @@
 
 #include "base/pack.h"
 #include "dht/pair.h"
+#include "support/page.h"
 
 static uint8_t record_bytes[40];
 
@@ -231,26 +232,6 @@ Test(dht_wire, unknown_is_skipped_and_impossible_is_refused)
     }
 }
 
-/* Reads the hex of one example up to an empty line. */
-static size_t read_example(FILE *file, uint8_t *out)
-{
-    char line[256];
-    size_t len = 0;
-    while (fgets(line, sizeof line, file) != NULL && line[0] != '\n') {
-        char *at = line;
-        for (;;) {
-            char *end;
-            unsigned long byte = strtoul(at, &end, 16);
-            if (end == at)
-                break;
-            cr_assert(byte < 256 && len < NET_BODY_MAX);
-            out[len++] = (uint8_t)byte;
-            at = end;
-        }
-    }
-    return len;
-}
-
 static void check_example(uint8_t kind, const uint8_t *in, size_t len)
 {
     struct dht_wire m;
@@ -268,19 +249,13 @@ static void check_example(uint8_t kind, const uint8_t *in, size_t len)
 
 Test(dht_wire, examples_of_the_protocol_page_decode)
 {
-    FILE *file = fopen(TEST_SOURCE_DIR "/../../docs/protocol/dht.md", "r");
-    cr_assert_not_null(file);
-    unsigned seen = 0;
-    char line[256];
-    while (fgets(line, sizeof line, file) != NULL) {
-        unsigned kind;
+    static const char page[] = TEST_SOURCE_DIR "/../../docs/protocol/dht.md";
+    static const char *const names[] = {"ping", "pong", "find", "nodes", "get", "values", "store", "stored"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         uint8_t in[NET_BODY_MAX];
-        if (sscanf(line, "    example 0x%x", &kind) != 1)
-            continue;
-        size_t len = read_example(file, in);
-        check_example((uint8_t)kind, in, len);
-        seen |= 1U << (kind - DHT_PING);
+        size_t len = page_example(page, names[i], in, sizeof in);
+        cr_assert_gt(len, 0);
+        check_example((uint8_t)(DHT_PING + i), in, len);
     }
-    cr_assert_eq(seen, 0xff, "an example of each of the eight kinds");
-    (void)fclose(file);
+    cr_assert_eq(page_examples(page), sizeof names / sizeof names[0]);
 }

@@ -37,7 +37,7 @@ class Context:
     def __init__(self, name, directory):
         self.name = name
         self.dir = directory
-        self.programs = nodes.Programs(ROOT)
+        self.programs = None
         self.swarms = []
 
     def swarm(self, name="swarm", cpu=None):
@@ -135,6 +135,7 @@ def run(test, seconds):
     context = Context(name, tempfile.mkdtemp(prefix="dunlin-e2e-"))
     code, last = 1, ""
     try:
+        context.programs = nodes.Programs(ROOT)
         test(context)
         code = 0
         say("passed")

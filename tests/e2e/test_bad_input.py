@@ -104,8 +104,11 @@ def check_runs(context):
     expect_exit(node.run_cli("run", "create", "--data", text, "--width", "33"), 1, "width")
     expect_exit(node.run_cli("run", "create", "--data", text, "--alpha", "0.9"), 1, "alpha")
     expect_exit(node.run_cli("run", "create", "--data", text, "--codec", "morse"), 1, "codec")
-    huge = ["--width", "4096", "--layers", "48", "--heads", "32", "--context", "2048", "--batch", "4096"]
-    expect_exit(node.run_cli("run", "create", "--data", text, *huge), 1, "memory")
+    huge = ["--width", "4096", "--layers", "48", "--heads", "32", "--context", "2048"]
+    expect_exit(node.run_cli("run", "create", "--data", text, *huge), 1, "too large")
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 24 * 2**30:
+        big = ["--width", "2048", "--layers", "24", "--heads", "32", "--context", "2048"]
+        expect_exit(node.run_cli("run", "create", "--data", text, *big), 1, "memory")
     expect_exit(node.run_cli("run", "create", "--data", text, "--wide", "3"), 2, "--wide")
     expect_exit(node.run_cli("sample", "aaaaaaaa"), 1)
     expect(node.run(check=True) is None or node.run()["state"] == "error", "no run came of it")

@@ -65,8 +65,8 @@ static struct id key_of(struct world *w)
 static size_t sent_bytes(const struct dht *d, size_t from)
 {
     size_t bytes = 0;
-    for (size_t i = from; i < d->send_count; i++) {
-        const struct net_message *m = &d->sends[(d->send_head + i) % d->config.sends_max];
+    for (size_t i = from; i < d->send_ring.count; i++) {
+        const struct net_message *m = &d->sends[ring_at(&d->send_ring, i)];
         bytes += dht_wire_is_request(m->kind) ? 0 : m->body_len;
     }
     return bytes;
@@ -74,7 +74,7 @@ static size_t sent_bytes(const struct dht *d, size_t from)
 
 static void receive(struct world *w, const struct net_message *m, bool proven)
 {
-    size_t before = w->d->send_count;
+    size_t before = w->d->send_ring.count;
     (void)dht_recv(w->d, w->now_ns, w->wall_ms, m);
     ASSERT(proven || sent_bytes(w->d, before) <= DHT_WIRE_AMPLIFY * m->body_len);
 }

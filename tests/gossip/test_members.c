@@ -1,6 +1,7 @@
 /* Register values survive the round trip, hostile ones are refused, and the view keeps exactly who counts. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "gossip/members.h"

@@ -1,13 +1,14 @@
 /* Frames: the examples of docs/protocol/gossip.md decode and encode back to the same bytes, every truncation
  * is refused, limits hold. */
 #include <criterion/criterion.h>
-#include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/pack.h"
 #include "gossip/members.h"
 #include "gossip/message.h"
+#include "support/page.h"
 
 static const char *const names[] = {"",       "invite", "accept", "busy", "fragment",
                                     "digest", "commit", "fetch",  "state"};
@@ -32,31 +33,12 @@ static struct gossip_message sample(enum gossip_type type)
     return m;
 }
 
-/* The hex block after a line "```hex NAME" of the protocol's page; returns its bytes. */
+#define PAGE TEST_SOURCE_DIR "/../../docs/protocol/gossip.md"
+
+/* Bytes of one example of the protocol's page; it must be there. */
 static size_t example(const char *name, uint8_t out[], size_t cap)
 {
-    char line[512], fence[64];
-    size_t len = 0;
-    bool inside = false;
-    FILE *file = fopen(TEST_SOURCE_DIR "/../../docs/protocol/gossip.md", "r");
-    cr_assert_not_null(file);
-    (void)snprintf(fence, sizeof fence, "```hex %s\n", name);
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (!inside) {
-            inside = strcmp(line, fence) == 0;
-            continue;
-        }
-        if (strncmp(line, "```", 3) == 0)
-            break;
-        for (const char *at = line; isxdigit((unsigned char)at[0]) && isxdigit((unsigned char)at[1]);
-             at += 2) {
-            unsigned byte = 0;
-            cr_assert_eq(sscanf(at, "%2x", &byte), 1);
-            cr_assert_lt(len, cap);
-            out[len++] = (uint8_t)byte;
-        }
-    }
-    (void)fclose(file);
+    size_t len = page_example(PAGE, name, out, cap);
     cr_assert_gt(len, 0, "no example of %s", name);
     return len;
 }

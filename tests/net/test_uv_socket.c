@@ -227,7 +227,7 @@ Test(uv_socket, the_send_queue_keeps_order_and_bounds)
             cr_assert(result == ERR_OK || result == ERR_FULL);
             in += result == ERR_OK ? len : 0;
             full += result == ERR_FULL;
-            cr_assert(result == ERR_OK || in - out + len > BYTES || q.count == BATCHES);
+            cr_assert(result == ERR_OK || in - out + len > BYTES || q.ring.count == BATCHES);
         } else {
             const struct net_uv_batch *front = net_uv_queue_front(&q);
             cr_assert_eq(front == NULL, in == out);

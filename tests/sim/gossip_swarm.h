@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/heap.h"
 #include "base/rng.h"
 #include "gossip/exchange.h"
 #include "gossip/merge/job.h"
@@ -38,7 +39,7 @@ enum swarm_kind {
 };
 
 struct swarm_event {
-    uint64_t at, seq;
+    struct heap_order order; /* by time, then first in, first out */
     enum swarm_kind kind;
     size_t node;
     uint64_t a, b; /* link or tag or round */
@@ -106,8 +107,7 @@ struct swarm {
     struct swarm_node nodes[SWARM_MAX];
     struct swarm_link links[SWARM_LINKS];
     size_t link_count;
-    struct swarm_event *heap;
-    size_t heap_count, heap_cap;
+    struct heap heap; /* of struct swarm_event */
     uint64_t pair_checks, asymmetric;
     struct id trace; /* hash over outcomes: the same seed gives the same one */
 };
@@ -124,41 +124,23 @@ static uint64_t swarm_between(struct swarm *s, uint64_t low, uint64_t high)
     return low + rng_below(&s->rng, high - low + 1);
 }
 
-static bool swarm_before(const struct swarm_event *a, const struct swarm_event *b)
-{
-    return a->at != b->at ? a->at < b->at : a->seq < b->seq;
-}
-
+/* An event that comes back, having waited, keeps its place among those of its time. */
 static void swarm_push(struct swarm *s, struct swarm_event event)
 {
-    if (event.seq == 0)
-        event.seq = ++s->seq;
-    if (s->heap_count == s->heap_cap) {
-        s->heap_cap = s->heap_cap == 0 ? 1024 : 2 * s->heap_cap;
-        s->heap = realloc(s->heap, s->heap_cap * sizeof *s->heap);
-    }
-    size_t at = s->heap_count++;
-    for (; at > 0 && swarm_before(&event, &s->heap[(at - 1) / 2]); at = (at - 1) / 2)
-        s->heap[at] = s->heap[(at - 1) / 2];
-    s->heap[at] = event;
+    if (event.order.tie == 0)
+        event.order.tie = ++s->seq;
+    if (heap_push(&s->heap, &event))
+        return;
+    s->heap.cap = s->heap.cap == 0 ? 1024 : 2 * s->heap.cap;
+    s->heap.items = realloc(s->heap.items, s->heap.cap * sizeof event);
+    cr_assert_not_null(s->heap.items);
+    cr_assert(heap_push(&s->heap, &event));
 }
 
 static struct swarm_event swarm_pop(struct swarm *s)
 {
-    struct swarm_event top = s->heap[0], last = s->heap[--s->heap_count];
-    size_t at = 0;
-    for (;;) {
-        size_t child = 2 * at + 1;
-        if (child >= s->heap_count)
-            break;
-        if (child + 1 < s->heap_count && swarm_before(&s->heap[child + 1], &s->heap[child]))
-            child++;
-        if (!swarm_before(&s->heap[child], &last))
-            break;
-        s->heap[at] = s->heap[child];
-        at = child;
-    }
-    s->heap[at] = last;
+    struct swarm_event top;
+    cr_assert(heap_pop(&s->heap, &top));
     return top;
 }
 
@@ -187,9 +169,10 @@ static size_t swarm_side(const struct swarm_link *link, size_t node)
 static void swarm_close(struct swarm *s, uint64_t index, size_t side, int err, uint64_t at)
 {
     struct swarm_link *link = &s->links[index];
-    swarm_push(s,
-               (struct swarm_event){
-                   .at = at, .kind = EV_CLOSED, .node = link->ends[side], .a = index, .b = (uint64_t)-err});
+    swarm_push(
+        s,
+        (struct swarm_event){
+            .order.key = at, .kind = EV_CLOSED, .node = link->ends[side], .a = index, .b = (uint64_t)-err});
 }
 
 static void swarm_send(struct swarm *s, size_t node, uint64_t index, struct bytes frame)
@@ -208,7 +191,7 @@ static void swarm_send(struct swarm *s, size_t node, uint64_t index, struct byte
     link->flying[to] += frame.len;
     uint8_t *copy = malloc(frame.len);
     memcpy(copy, frame.data, frame.len);
-    swarm_push(s, (struct swarm_event){.at = link->last[to],
+    swarm_push(s, (struct swarm_event){.order.key = link->last[to],
                                        .kind = EV_FRAME,
                                        .node = link->ends[to],
                                        .a = index,
@@ -230,7 +213,7 @@ static void swarm_open(struct swarm *s, size_t node, const struct gossip_action 
     cr_assert_lt(s->link_count, SWARM_LINKS);
     struct swarm_link *link = &s->links[s->link_count];
     *link = (struct swarm_link){.ends = {node, swarm_index(s, &action->peer)}};
-    swarm_push(s, (struct swarm_event){.at = at,
+    swarm_push(s, (struct swarm_event){.order.key = at,
                                        .kind = fails ? EV_OPEN_FAILED : EV_OPENED,
                                        .node = node,
                                        .a = s->link_count++,
@@ -287,12 +270,13 @@ static void swarm_begin(struct swarm *s, size_t node, uint64_t round)
     n->began[round] = s->now;
     n->next_boundary = s->now + s->round_ns;
     n->round_epoch++;
-    swarm_push(
-        s, (struct swarm_event){.at = n->next_boundary, .kind = EV_ROUND, .node = node, .a = n->round_epoch});
+    swarm_push(s, (struct swarm_event){
+                      .order.key = n->next_boundary, .kind = EV_ROUND, .node = node, .a = n->round_epoch});
     cr_assert_eq(gossip_round(n->g, s->now, round, &view), 0);
-    swarm_push(
-        s, (struct swarm_event){
-               .at = s->now + swarm_between(s, MS, 20 * MS), .kind = EV_ENCODED, .node = node, .a = round});
+    swarm_push(s, (struct swarm_event){.order.key = s->now + swarm_between(s, MS, 20 * MS),
+                                       .kind = EV_ENCODED,
+                                       .node = node,
+                                       .a = round});
     if (swarm_chance(s, s->faults.freeze_per_round)) {
         n->frozen_until = s->now + swarm_between(s, MS, s->faults.freeze_max);
         n->thawed_before = n->thawed_at;
@@ -356,7 +340,7 @@ static void swarm_take(struct swarm *s, size_t node, const struct gossip_event *
         n->slots[e->round % SWARM_SLOTS].partner_blob = e->blob;
         n->slots[e->round % SWARM_SLOTS].partner_codec = e->codec;
         n->slots[e->round % SWARM_SLOTS].partner = swarm_index(s, &e->peer);
-        swarm_push(s, (struct swarm_event){.at = s->now + swarm_between(s, MS, s->round_ns / 4),
+        swarm_push(s, (struct swarm_event){.order.key = s->now + swarm_between(s, MS, s->round_ns / 4),
                                            .kind = EV_MERGED,
                                            .node = node,
                                            .a = e->round});
@@ -373,8 +357,9 @@ static void swarm_take(struct swarm *s, size_t node, const struct gossip_event *
         n->next_boundary = (uint64_t)((int64_t)n->next_boundary - e->shift_ns);
         if (n->next_boundary <= s->now)
             n->next_boundary = s->now + 1;
-        swarm_push(s, (struct swarm_event){
-                          .at = n->next_boundary, .kind = EV_ROUND, .node = node, .a = ++n->round_epoch});
+        swarm_push(s,
+                   (struct swarm_event){
+                       .order.key = n->next_boundary, .kind = EV_ROUND, .node = node, .a = ++n->round_epoch});
         break;
     case GOSSIP_EVENT_BEHIND: /* a real node fetches a state; what matters here is the round number it brings
                                */
@@ -446,7 +431,7 @@ static void swarm_drain(struct swarm *s, size_t node)
     uint64_t deadline = gossip_deadline_ns(n->g);
     if (deadline != n->armed && deadline != UINT64_MAX)
         swarm_push(s, (struct swarm_event){
-                          .at = deadline < s->now ? s->now : deadline, .kind = EV_TICK, .node = node});
+                          .order.key = deadline < s->now ? s->now : deadline, .kind = EV_TICK, .node = node});
     n->armed = deadline;
 }
 
@@ -468,9 +453,10 @@ static void swarm_frame(struct swarm *s, const struct swarm_event *e)
     if (!link->dead[side])
         gossip_stream_frame(g, s->now, e->a, bytes_of(e->frame, e->len));
     free(e->frame);
-    swarm_push(
-        s, (struct swarm_event){
-               .at = s->now + swarm_latency(s), .kind = EV_ROOM, .node = link->ends[1 - side], .a = e->a});
+    swarm_push(s, (struct swarm_event){.order.key = s->now + swarm_latency(s),
+                                       .kind = EV_ROOM,
+                                       .node = link->ends[1 - side],
+                                       .a = e->a});
 }
 
 static void swarm_step(struct swarm *s, const struct swarm_event *e)
@@ -520,14 +506,14 @@ static void swarm_step(struct swarm *s, const struct swarm_event *e)
 
 static void swarm_run(struct swarm *s)
 {
-    while (s->heap_count > 0) {
+    while (s->heap.count > 0) {
         struct swarm_event e = swarm_pop(s);
-        if (e.at < s->nodes[e.node].frozen_until) { /* stopped: everything waits, in order */
-            e.at = s->nodes[e.node].frozen_until;
+        if (e.order.key < s->nodes[e.node].frozen_until) { /* stopped: everything waits, in order */
+            e.order.key = s->nodes[e.node].frozen_until;
             swarm_push(s, e);
             continue;
         }
-        s->now = e.at;
+        s->now = e.order.key;
         swarm_step(s, &e);
     }
 }
@@ -536,6 +522,7 @@ static void swarm_init(struct swarm *s, size_t count, uint64_t rounds, uint64_t 
                        struct swarm_faults faults)
 {
     memset(s, 0, sizeof *s);
+    s->heap = heap_of(NULL, sizeof(struct swarm_event), 0);
     s->count = count;
     s->last_round = rounds;
     s->round_ns = 1000 * MS;
@@ -567,8 +554,9 @@ static void swarm_init(struct swarm *s, size_t count, uint64_t rounds, uint64_t 
             n->slots[k].result = calloc(SWARM_PARAMS, sizeof(float));
             n->slots[k].blob = malloc(4 * SWARM_PARAMS);
         }
-        swarm_push(s, (struct swarm_event){
-                          .at = swarm_between(s, 1, 1 + faults.start_spread), .kind = EV_ROUND, .node = i});
+        swarm_push(s, (struct swarm_event){.order.key = swarm_between(s, 1, 1 + faults.start_spread),
+                                           .kind = EV_ROUND,
+                                           .node = i});
     }
 }
 
@@ -612,7 +600,7 @@ static void swarm_deinit(struct swarm *s)
         free(n->diff);
         free(n->block);
     }
-    free(s->heap);
+    free(s->heap.items);
 }
 
 #endif

@@ -8,8 +8,7 @@
 #include "base/err.h"
 
 struct sim_event {
-    uint64_t at_ns;
-    uint64_t sequence;
+    struct heap_order order;     /* by time, then first in, first out */
     size_t node;                 /* that runs */
     struct net_message *message; /* NULL: timer; only body_len bytes of its body exist */
 };
@@ -31,8 +30,7 @@ struct sim *sim_create(uint64_t seed, size_t node_cap, const struct sim_link *li
     s->rng = rng_of_seeded(&s->stream);
     s->node_cap = node_cap;
     s->nodes = need(calloc(node_cap, sizeof *s->nodes));
-    s->heap_cap = 1024;
-    s->heap = need(calloc(s->heap_cap, sizeof *s->heap));
+    s->heap = heap_of(need(calloc(1024, sizeof(struct sim_event))), sizeof(struct sim_event), 1024);
     s->by_addr_cap = 4 * node_cap + 16;
     s->by_addr = need(calloc(s->by_addr_cap, sizeof *s->by_addr));
     return s;
@@ -40,51 +38,24 @@ struct sim *sim_create(uint64_t seed, size_t node_cap, const struct sim_link *li
 
 void sim_destroy(struct sim *s)
 {
-    for (size_t i = 0; i < s->heap_count; i++)
-        free(s->heap[i].message);
-    free(s->heap);
+    struct sim_event e;
+    while (heap_pop(&s->heap, &e))
+        free(e.message);
+    free(s->heap.items);
     free(s->nodes);
     free(s->by_addr);
     free(s);
 }
 
-static bool before(const struct sim_event *a, const struct sim_event *b)
-{
-    return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->sequence < b->sequence;
-}
-
 static void push(struct sim *s, struct sim_event event)
 {
-    if (s->heap_count == s->heap_cap) {
-        s->heap_cap *= 2;
-        s->heap = need(realloc(s->heap, s->heap_cap * sizeof *s->heap));
-    }
-    event.sequence = s->sequence++;
-    size_t at = s->heap_count++;
-    for (; at > 0 && before(&event, &s->heap[(at - 1) / 2]); at = (at - 1) / 2)
-        s->heap[at] = s->heap[(at - 1) / 2];
-    s->heap[at] = event;
-}
-
-static struct sim_event pop(struct sim *s)
-{
-    struct sim_event top = s->heap[0];
-    struct sim_event last = s->heap[--s->heap_count];
-    size_t at = 0;
-    for (;;) {
-        size_t child = 2 * at + 1;
-        if (child >= s->heap_count)
-            break;
-        if (child + 1 < s->heap_count && before(&s->heap[child + 1], &s->heap[child]))
-            child++;
-        if (!before(&s->heap[child], &last))
-            break;
-        s->heap[at] = s->heap[child];
-        at = child;
-    }
-    if (s->heap_count > 0)
-        s->heap[at] = last;
-    return top;
+    event.order.tie = s->sequence++;
+    if (heap_push(&s->heap, &event))
+        return;
+    s->heap.cap *= 2;
+    s->heap.items = need(realloc(s->heap.items, s->heap.cap * sizeof event));
+    bool pushed = heap_push(&s->heap, &event);
+    ASSERT(pushed);
 }
 
 static size_t addr_slot(const struct sim *s, const struct net_addr *addr)
@@ -139,7 +110,7 @@ static void deliver_later(struct sim *s, size_t sender, size_t to, const struct 
     uint64_t delay = s->link.latency_min_ns + rng_below(&s->rng, spread + 1);
     struct net_message *copy = copy_of(m);
     copy->addr = *source;
-    push(s, (struct sim_event){.at_ns = s->now_ns + delay, .node = to, .message = copy});
+    push(s, (struct sim_event){.order.key = s->now_ns + delay, .node = to, .message = copy});
     if (!id_equal(&m->peer, &s->nodes[to].id)) {
         s->counts.misdirected_bytes += m->body_len;
         copy->body_len = 0;
@@ -176,7 +147,7 @@ void sim_settle(struct sim *s, size_t node)
         return;
     n->armed_ns = deadline;
     if (deadline != UINT64_MAX)
-        push(s, (struct sim_event){.at_ns = deadline, .node = node, .message = NULL});
+        push(s, (struct sim_event){.order.key = deadline, .node = node, .message = NULL});
 }
 
 static void note(struct sim *s, size_t node, const struct net_message *m)
@@ -211,15 +182,17 @@ bool sim_step(struct sim *s, uint64_t until_ns, size_t *node)
 {
     if (node != NULL)
         *node = SIZE_MAX;
-    if (s->heap_count == 0 || s->heap[0].at_ns > until_ns) {
+    const struct sim_event *top = heap_top(&s->heap);
+    if (top == NULL || top->order.key > until_ns) {
         s->now_ns = until_ns;
         return false;
     }
-    struct sim_event e = pop(s);
-    s->now_ns = e.at_ns;
+    struct sim_event e;
+    (void)heap_pop(&s->heap, &e);
+    s->now_ns = e.order.key;
     s->counts.events++;
     const struct sim_node *n = &s->nodes[e.node];
-    bool live = n->up && (e.message == NULL ? n->armed_ns == e.at_ns : e.message->body_len > 0);
+    bool live = n->up && (e.message == NULL ? n->armed_ns == e.order.key : e.message->body_len > 0);
     if (live) {
         run_event(s, &e);
         if (node != NULL)

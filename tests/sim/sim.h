@@ -11,6 +11,7 @@
 #ifndef DUNLIN_TESTS_SIM_H
 #define DUNLIN_TESTS_SIM_H
 
+#include "base/heap.h"
 #include "base/rng.h"
 #include "net/message.h"
 
@@ -56,8 +57,7 @@ struct sim {
     uint8_t trace[16]; /* running hash of all deliveries */
     struct sim_node *nodes;
     size_t node_count, node_cap;
-    struct sim_event *heap;
-    size_t heap_count, heap_cap;
+    struct heap heap; /* of struct sim_event */
     uint64_t sequence;
     uint32_t *by_addr; /* open-addressed index of nodes by address */
     size_t by_addr_cap;

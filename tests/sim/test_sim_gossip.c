@@ -86,7 +86,7 @@ Test(sim_gossip, a_frozen_partner_costs_only_its_own_pair)
     swarm_init(&sim, 8, 8, 5, calm);
     while (sim.nodes[0].began[5] == 0) {
         struct swarm_event e = swarm_pop(&sim);
-        sim.now = e.at;
+        sim.now = e.order.key;
         swarm_step(&sim, &e);
     }
     sim.nodes[0].frozen_until = sim.now + 850 * MS;
@@ -105,7 +105,7 @@ Test(sim_gossip, a_laggard_is_pulled_forward)
     swarm_init(&sim, 6, 16, 6, calm);
     while (sim.nodes[0].began[4] == 0) {
         struct swarm_event e = swarm_pop(&sim);
-        sim.now = e.at;
+        sim.now = e.order.key;
         swarm_step(&sim, &e);
     }
     sim.nodes[0].frozen_until = sim.now + 3300 * MS;

@@ -64,8 +64,8 @@ Test(cli_args, units_of_limits)
     expect("limit --cpu 40%", "{\"cpu_pct\":40}");
     expect("limit --cpu 100", "{\"cpu_pct\":100}");
     expect("limit --up 500", "{\"up_bytes_s\":500}");
-    expect("limit --up 500K", "{\"up_bytes_s\":512000}");
-    expect("limit --up 1.5m", "{\"up_bytes_s\":1572864}");
+    expect("limit --up 500K", "{\"up_bytes_s\":500000}");
+    expect("limit --up 1.5m", "{\"up_bytes_s\":1500000}");
     expect("limit --up none", "{\"up_bytes_s\":0}");
     refuse("limit --cpu 0");
     refuse("limit --cpu 101");

@@ -44,7 +44,9 @@ static json_t *rate_of(const char *text)
     static const char suffixes[] = "KMG";
     const char *suffix = *end != '\0' ? strchr(suffixes, *end & ~0x20) : NULL;
     if (suffix != NULL) {
-        value = ldexp(value, 10 * (int)(suffix - suffixes + 1));
+        value *= suffix == suffixes       ? 1e3
+                 : suffix == suffixes + 1 ? 1e6
+                                          : 1e9; /* as dunlind --up reads them */
         end++;
     }
     return *end == '\0' && value < 1e15 ? json_integer((json_int_t)value) : NULL;

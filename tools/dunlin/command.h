@@ -23,6 +23,8 @@ enum cli_exit {
 
 enum {
     COMMAND_ARGUMENTS_MAX = 3,
+    CLI_SETTLE_MS = 5000, /* how long a run may take to begin before we show it as it is */
+    CLI_SETTLE_STEP_MS = 50,
     CLI_TIMEOUT_S = 120, /* longest wait for one answer: a big export or a sample on a busy machine */
 };
 
@@ -35,7 +37,7 @@ enum value_kind {
     VALUE_TEXT,
     VALUE_PATH,    /* made absolute, since the daemon works in another directory */
     VALUE_PERCENT, /* 1..100, with or without % */
-    VALUE_RATE     /* bytes a second: 500K, 2M (powers of 1024); 0 or none: no limit */
+    VALUE_RATE     /* bytes a second: 500K, 2M (powers of 1000); 0 or none: no limit */
 };
 
 struct option {
@@ -70,6 +72,7 @@ struct command {
     /* Either the daemon's method with a function that shows one answer, */
     const char *method;
     void (*show)(const json_t *result);
+    bool settles; /* the answer is a run that begins: wait a moment, so that its first errors are told here */
     /* or a function that does all the work and returns an exit code. */
     int (*run)(const struct cli *cli, const json_t *params);
 };

@@ -18,7 +18,7 @@ static const struct option create_options[] = {
     {"--context", "context", VALUE_COUNT, "N", "bytes of text the model sees"},
     {"--batch", "batch", VALUE_COUNT, "N", "sequences a step"},
     {"--round-ms", "round_ms", VALUE_COUNT, "MS", "length of a round"},
-    {"--rounds", "rounds", VALUE_COUNT, "N", "stop after so many rounds (0: never)"},
+    {"--rounds", "rounds", VALUE_COUNT, "N", "stop after so many rounds (default 10000)"},
     {"--lr", "lr", VALUE_NUMBER, "X", "highest learning rate"},
     {"--seed", "seed", VALUE_COUNT, "N", "seed of the initial weights"},
     {"--codec", "codec", VALUE_TEXT, "NAME", "how weights travel: fp32, bf16 or int8"},
@@ -46,7 +46,7 @@ static const struct option sample_options[] = {
 };
 
 static const struct option limit_options[] = {
-    {"--cpu", "cpu_pct", VALUE_PERCENT, "PERCENT", "share of the machine for training, such as 40%"},
+    {"--cpu", "cpu_pct", VALUE_PERCENT, "PERCENT", "share of the time training may work, such as 40%"},
     {"--up", "up_bytes_s", VALUE_RATE, "RATE",
      "upload in bytes a second, such as 500K or 2M; none: no limit"},
     {0},
@@ -92,6 +92,7 @@ const struct command cli_commands[] = {
          "Prints the run's id, which others give to 'dunlin run join'. What is not given takes the default\n"
          "that the daemon chooses; 'dunlin run show' tells it.",
      .options = create_options,
+     .settles = true,
      .method = "run.create",
      .show = show_run_created},
     {.name = "run list",
@@ -107,10 +108,11 @@ const struct command cli_commands[] = {
      .summary = "train in a run that others started",
      .arguments = {RUN_ARGUMENT},
      .options = join_options,
+     .settles = true,
      .method = "run.join",
      .show = show_run_changed},
     {.name = "run leave",
-     .summary = "stop training in a run and say so to its members",
+     .summary = "stop training in a run and forget its records",
      .arguments = {RUN_ARGUMENT},
      .method = "run.leave",
      .show = show_run_changed},

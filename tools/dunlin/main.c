@@ -4,9 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tools/dunlin/client.h"
 #include "tools/dunlin/command.h"
+#include "tools/dunlin/text.h"
+#include "tools/dunlin/value.h"
 
 /* $DUNLIN_DIR, else ~/.dunlin: the same as dunlind. */
 static void default_dir(struct cli *cli)
@@ -88,6 +91,46 @@ static int show_answer(const struct cli *cli, const struct command *command,
     return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
 }
 
+static bool is_beginning(const struct client_answer *answer)
+{
+    return answer->code == 0 && strcmp(value_text(answer->result, "state", ""), "fetching") == 0;
+}
+
+/* Asks for the run again until it trains, has failed or takes longer than people like to wait.  An error here
+ * is no error of the command: the answer stays as it was. */
+static void settle(struct client *client, struct client_answer *answer)
+{
+    const struct timespec step = {.tv_nsec = CLI_SETTLE_STEP_MS * 1000000L};
+    for (int waited_ms = 0; is_beginning(answer) && waited_ms < CLI_SETTLE_MS;
+         waited_ms += CLI_SETTLE_STEP_MS) {
+        struct client_answer newer = {.code = 0};
+        (void)nanosleep(&step, NULL);
+        json_t *params = json_pack("{s:s}", "run", value_text(answer->result, "id", ""));
+        int code = client_send(client, "run.show", params);
+        json_decref(params);
+        if (code < 0 || client_receive(client, &newer) < 0)
+            return;
+        if (newer.code == 0)
+            json_object_update_existing(answer->result, newer.result);
+        json_decref(newer.result);
+    }
+}
+
+static int show_settled(const struct cli *cli, const struct command *command, struct client *client,
+                        struct client_answer *answer)
+{
+    if (command->settles)
+        settle(client, answer);
+    int result = show_answer(cli, command, answer);
+    if (result != EXIT_OK || !command->settles ||
+        strcmp(value_text(answer->result, "state", ""), "error") != 0)
+        return result;
+    (void)fprintf(stderr, "dunlin: ");
+    text_write_safe(stderr, value_text(answer->result, "error", "the run failed"), false);
+    (void)fprintf(stderr, "\n");
+    return EXIT_FAILED;
+}
+
 static int ask(const struct cli *cli, const struct command *command, const json_t *params)
 {
     struct client client;
@@ -101,7 +144,7 @@ static int ask(const struct cli *cli, const struct command *command, const json_
         code = client_receive(&client, &answer);
         if (code < 0)
             break;
-        int shown = show_answer(cli, command, &answer);
+        int shown = show_settled(cli, command, &client, &answer);
         result = shown != EXIT_OK ? shown : result;
         more = answer.more;
         json_decref(answer.result);

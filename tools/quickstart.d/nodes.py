@@ -178,17 +178,24 @@ class Node:
         if self.alive():
             self.process.send_signal(number)
 
-    def stop(self, seconds=20):
-        """SIGTERM; returns the exit code, or None when it had to be killed."""
-        if self.process is None:
-            return 0
+    def ask_to_stop(self):
+        """SIGTERM, without waiting.  A second one would tell the daemon not to wait for its checkpoints."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
+
+    def ended(self, seconds=20):
+        """Waits for the end; returns the exit code, or None when it had to be killed."""
+        if self.process is None:
+            return 0
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
             return None
+
+    def stop(self, seconds=20):
+        self.ask_to_stop()
+        return self.ended(seconds)
 
     def kill(self):
         self.signal(signal.SIGKILL)
@@ -309,6 +316,5 @@ class Swarm:
     def stop(self, seconds=20):
         """SIGTERM to all at once; returns name -> exit code (None: had to be killed)."""
         for node in self.nodes:
-            node.signal(signal.SIGCONT)
-            node.signal(signal.SIGTERM)
-        return {node.name: node.stop(seconds) for node in self.nodes}
+            node.ask_to_stop()
+        return {node.name: node.ended(seconds) for node in self.nodes}

@@ -19,6 +19,7 @@ LINE_SECONDS = 10  # between lines when nobody watches a terminal
 GRACE_ROUNDS = 2  # after the planned end, for members whose clocks tick later
 NODES_MAX = 64
 MEBI = 2**20
+PROMPT = "The "  # of the sample at the end
 
 
 def arguments():
@@ -185,7 +186,7 @@ def train(swarm, args, data):
     say("measuring every node's model, and their mean, on the validation text")
     paths = swarm.export()
     sample = swarm.nodes[0].ask(
-        "sample", swarm.run_id, "--prompt", "The ", "--length", "300", "--temperature", "0.7", check=False
+        "sample", swarm.run_id, "--prompt", PROMPT, "--length", "300", "--temperature", "0.7", check=False
     )
     codes = swarm.stop()
     for node in swarm.nodes:
@@ -194,7 +195,7 @@ def train(swarm, args, data):
                 "%s did not stop in good order (exit code %s)\n%s"
                 % (node.name, codes[node.name], node.log_tail())
             )
-    return summary(swarm, runs, swarm.compare(paths, data), seconds), (sample or {}).get("text", "")
+    return summary(swarm, runs, swarm.compare(paths, data), seconds), sample and PROMPT + sample["text"]
 
 
 def summary(swarm, runs, compared, seconds):
