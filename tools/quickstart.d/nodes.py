@@ -12,7 +12,7 @@ import subprocess
 import time
 
 PR_SET_PDEATHSIG = 1
-LOG_TAIL_LINES = 25
+LOG_TAIL_LINES = 60
 LIBC = ctypes.CDLL(None)
 
 
