@@ -297,7 +297,9 @@ void run_exported(struct run *run, uint8_t *bytes, size_t len)
     job->optimizer_len = bytes == NULL ? 0 : len;
     job->phi = malloc(size);
     job->delta = malloc(size);
-    job->info.round = run->round;
+    /* In the middle of a round phi still is what the round before left. */
+    bool merging = run->stage >= RUN_SNAPSHOT && run->stage <= RUN_MERGING;
+    job->info.round = merging && run->round > 0 ? run->round - 1 : run->round;
     job->info.step = run_steps(run);
     if (job->phi == NULL || job->delta == NULL || worker_submit(&run->node->merge_worker, &job->job) < 0) {
         node_info(run->node, TRACE_LEVEL_ERROR, "run %s: no memory for a checkpoint", run->name);
@@ -427,8 +429,6 @@ static bool is_plausible(struct run *run, uint64_t round)
 
 void run_fetched(struct run *run, uint64_t now_ns, const struct gossip_event *event)
 {
-    trace_emit(&run->node->trace, TRACE_STATE_FETCHED, now_ns, &event->peer, (int64_t)event->round,
-               (int64_t)event->blob.len, 0);
     if (run->stage != RUN_FETCHING)
         return;
     struct state_job *job =
