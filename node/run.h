@@ -100,6 +100,7 @@ struct run {
     bool has_outcome;
     bool merge_reported; /* gossip/ waits for gossip_merge_done */
     struct id partner;
+    uint64_t advance_to;   /* newer round heard of in the middle of ours; 0: none */
     uint64_t others_round; /* furthest progress of the other members at our last boundary */
     struct gossip_merge_report report;
     size_t fetch_tries;     /* of the present fetch */

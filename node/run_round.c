@@ -270,6 +270,25 @@ void run_snapshot_ready(struct run *run)
     submit(run, job);
 }
 
+/* Another member waits in a newer round: end ours now when that is not far away. */
+static void advance(struct run *run, uint64_t now_ns, uint64_t round)
+{
+    if (run->paused || round <= run->round)
+        return;
+    if (run->stage > RUN_TRAINING && run->stage <= RUN_APPLYING)
+        run->advance_to =
+            round; /* heard in the middle of a round, most often as its refusal: done after it */
+    if (run->stage != RUN_TRAINING)
+        return;
+    uint64_t left_ns = run->boundary_ns > now_ns ? run->boundary_ns - now_ns : 0;
+    if (round == run->round + 1 && left_ns > round_ns(run) / 2)
+        return;
+    if (round > run->round + 1)
+        trace_emit(&run->node->trace, TRACE_ROUND_JUMP, now_ns, NULL, (int64_t)run->round, (int64_t)round, 0);
+    run->boundary_ns = now_ns;
+    begin_round(run, now_ns, round);
+}
+
 void run_applied(struct run *run)
 {
     if (run->stage != RUN_APPLYING)
@@ -280,8 +299,12 @@ void run_applied(struct run *run)
     if (!run->evaluating && run->round % RUN_EVALUATE_ROUNDS == 0) {
         run->evaluating = train_thread_evaluate(run->trainer, TAG_EVALUATE) == ERR_OK;
     }
+    uint64_t advance_to = run->advance_to;
+    run->advance_to = 0;
     if (run->round >= run->config.rounds)
         run_finish(run);
+    else
+        advance(run, node_now_ns(), advance_to);
 }
 
 void run_finish(struct run *run)
@@ -291,20 +314,6 @@ void run_finish(struct run *run)
     if (run->round > run->saved_round)
         run_save(run);
     node_info(run->node, TRACE_LEVEL_INFO, "run %s: all %u rounds are done", run->name, run->config.rounds);
-}
-
-/* Another member waits in a newer round: end ours now when that is not far away. */
-static void advance(struct run *run, uint64_t now_ns, uint64_t round)
-{
-    if (run->stage != RUN_TRAINING || run->paused || round <= run->round)
-        return;
-    uint64_t left_ns = run->boundary_ns > now_ns ? run->boundary_ns - now_ns : 0;
-    if (round == run->round + 1 && left_ns > round_ns(run) / 2)
-        return;
-    if (round > run->round + 1)
-        trace_emit(&run->node->trace, TRACE_ROUND_JUMP, now_ns, NULL, (int64_t)run->round, (int64_t)round, 0);
-    run->boundary_ns = now_ns;
-    begin_round(run, now_ns, round);
 }
 
 static void shift_phase(struct run *run, uint64_t now_ns, int64_t shift_ns)
@@ -386,5 +395,13 @@ void run_round_tick(struct run *run, uint64_t now_ns)
         run_begin_fetch(run, now_ns);
         return;
     }
-    begin_round(run, now_ns, run->round + 1);
+    /* Some rounds behind: a member that was stopped for a moment meets nobody until it takes up their count.
+     */
+    uint64_t next = run->round + 1;
+    if (!run->isolated && swarm.has_donor && swarm.round_max > next) {
+        trace_emit(&run->node->trace, TRACE_ROUND_JUMP, now_ns, NULL, (int64_t)run->round,
+                   (int64_t)swarm.round_max, 0);
+        next = swarm.round_max;
+    }
+    begin_round(run, now_ns, next);
 }
