@@ -10,7 +10,8 @@ import time
 import harness
 from harness import SMALL, expect, say, wait_until
 
-OPTIONS = SMALL + ["--round-ms", "500", "--rounds", "2000"]
+ROUND_S = 0.5
+OPTIONS = SMALL + ["--round-ms", "%d" % (1000 * ROUND_S), "--rounds", "2000"]
 WINDOW_S = 18
 
 
@@ -65,5 +66,18 @@ def test(context):
         near = abs(own["val_loss"] - mean) <= 0.1 * mean
         expect(near, "its validation loss %.3f is near the others' %.3f" % (own["val_loss"], mean))
 
+        # A stop of a few rounds, too short for fetching a state: the node must take up the others' count, or
+        # it is refused as stale for ever after.
+        for stopped in swarm.nodes[:2]:
+            merges = stopped.run()["merges"]
+            stopped.signal(signal.SIGSTOP)
+            time.sleep(4 * ROUND_S)
+            stopped.signal(signal.SIGCONT)
+            stopped.wait_run(
+                "merges again after a stop of four rounds",
+                40,
+                lambda run, merges=merges: run["merges"] >= merges + 8,
+            )
 
-harness.run(test, 240)
+
+harness.run(test, 300)

@@ -165,11 +165,18 @@ class Node:
     def wait_run(self, what, seconds, check, every=0.2):
         """Polls until check(run) holds of the node's run, and returns that run."""
 
-        def probe():
-            run = self.run(check=False)
-            return run if run and check(run) else None
+        last = None
 
-        return wait_until("%s %s" % (self.name, what), seconds, probe, every)
+        def probe():
+            nonlocal last
+            last = self.run(check=False)
+            return last if last and check(last) else None
+
+        try:
+            return wait_until("%s %s" % (self.name, what), seconds, probe, every)
+        except Exception:
+            print("%s last said: %r\n%s" % (self.name, last, self.log_tail()), file=sys.stderr)
+            raise
 
     def alive(self):
         return self.process is not None and self.process.poll() is None
