@@ -9,7 +9,7 @@
 #include "dht/wire.h"
 #include "sim/sim_dht.h"
 
-#ifdef __SANITIZE_ADDRESS__
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
 enum { BIG = 120, HOSTILE = 80, FINDS = 60 };
 #else
 enum { BIG = 1000, HOSTILE = 400, FINDS = 200 };
