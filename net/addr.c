@@ -20,7 +20,23 @@ static size_t ip_len(const struct net_addr *addr)
 
 bool net_addr_equal(const struct net_addr *a, const struct net_addr *b)
 {
-    return a->family == b->family && a->port == b->port && memcmp(a->ip, b->ip, sizeof a->ip) == 0;
+    return a->family == b->family && a->port == b->port && a->via == b->via &&
+           memcmp(a->ip, b->ip, sizeof a->ip) == 0;
+}
+
+bool net_via_is_aux(uint16_t via)
+{
+    return via >= NET_VIA_AUX_FIRST && via <= NET_VIA_AUX_LAST;
+}
+
+bool net_via_is_tcp(uint16_t via)
+{
+    return via >= NET_VIA_TCP_FIRST && via <= NET_VIA_TCP_LAST;
+}
+
+bool net_via_is_relay(uint16_t via)
+{
+    return via >= NET_VIA_RELAY_FIRST && via <= NET_VIA_RELAY_LAST;
 }
 
 static enum net_scope scope_v4(const uint8_t ip[4])

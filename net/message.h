@@ -15,10 +15,16 @@ enum {
  */
 enum net_kind {
     NET_KIND_CHALLENGE = 1, /* net/seal */
-    NET_KIND_PROBE = 0x10,  /* nat/path: 0x10..0x1f */
+    NET_KIND_PROBE = 0x10,  /* nat/path */
     NET_KIND_PROBE_ANSWER = 0x11,
+    NET_KIND_REACH_FIRST = 0x12, /* nat/reach: surveys of our own NAT and dial-backs */
+    NET_KIND_REACH_LAST = 0x17,
+    NET_KIND_PUNCH_FIRST = 0x18, /* nat/punch: coordination of hole punching, end to end over a relay */
+    NET_KIND_PUNCH_LAST = 0x1f,
     NET_KIND_DHT_FIRST = 0x20, /* dht: 0x20..0x3f */
     NET_KIND_DHT_LAST = 0x3f,
+    NET_KIND_RELAY_FIRST = 0x40, /* nat/relay: reservations and sessions */
+    NET_KIND_RELAY_LAST = 0x4f,
 };
 
 struct net_message {
