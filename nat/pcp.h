@@ -73,9 +73,9 @@ bool nat_pcp_answers(const struct nat_pcp_reply *reply, const struct nat_pcp_req
 /* How long to wait for an answer before sending again: previous_ns is the last wait, 0 for the first
  * (RFC 6887 s.8.1.1: 3 s, doubled up to 1024 s, each off by up to 10 % at random). */
 uint64_t nat_pcp_wait_ns(const struct rng *rng, uint64_t previous_ns);
-/* When to ask for a mapping again, from now on, given what is left of its life: at half, at least 4 s ahead
- * (RFC 6887 s.11.2.1). */
-uint64_t nat_pcp_renew_ns(uint64_t left_ns);
+/* How long to wait before asking for a mapping again, given what is left of its life: between a half and five
+ * eighths of it, at least 4 s (RFC 6887 s.11.2.1). */
+uint64_t nat_pcp_renew_ns(const struct rng *rng, uint64_t left_ns);
 /* Notes the epoch of an answer.  false: the server has restarted or lost its state since the last one, so
  * every mapping there must be asked for again (RFC 6887 s.8.5). */
 bool nat_pcp_epoch_check(struct nat_pcp_epoch *epoch, uint64_t now_ns, uint32_t epoch_s);

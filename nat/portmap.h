@@ -71,8 +71,9 @@ struct nat_portmap_command {
 
 struct nat_portmap_result {
     uint32_t token;
-    int error;                /* ERR_OK; ERR_TIMEOUT nobody answers, ERR_UNREACHABLE no gateway, ERR_VERSION,
-                                 ERR_REFUSED by the router, ERR_FULL its table, ERR_MALFORMED, ERR_UNSUPPORTED */
+    /* ERR_OK; ERR_TIMEOUT: nobody answers, ERR_UNREACHABLE: no gateway, ERR_REFUSED: by the router, ERR_FULL:
+     * its table, ERR_VERSION, ERR_MALFORMED, ERR_UNSUPPORTED, ERR_CANCELLED: ending, ERR_IO. */
+    int error;
     int detail;               /* the protocol's own code behind error, for people; 0: none */
     struct net_addr external; /* as the router says, unchecked */
     uint32_t lifetime_s;      /* granted; 0: endless */

@@ -48,7 +48,8 @@ enum {
     NAT_PUNCH_UNSEEN_MAX = 512,         /* guesses in an attempt, at an IP that only the peer itself names */
     NAT_PUNCH_GUESSES_MAX = 2048,       /* the same at an IP named by nat_punch_seen */
     NAT_PUNCH_STEP_MAX = 256,           /* largest step of a sequential NAT, up or down */
-    NAT_PUNCH_LOG_MAX = 6,              /* rounds remembered of a peer */
+    NAT_PUNCH_OBSERVERS_MAX = 4,
+    NAT_PUNCH_LOG_MAX = 6, /* rounds remembered of a peer */
 };
 
 enum nat_punch_mapping {
@@ -123,14 +124,13 @@ enum nat_punch_event_type {
     NAT_PUNCH_SOCKETS_WANTED, /* open up to `count`, then nat_punch_sockets(token, ...), also with 0 */
     NAT_PUNCH_SOCKET_RELEASE, /* close addr.via; routes over it are gone */
     NAT_PUNCH_SURVEY_WANTED,  /* measure the port trend now, nat_punch_set_profile, nat_punch_survey_done */
-    NAT_PUNCH_OBSERVE_WANTED, /* ask an observer through addr.via how it sees us, then nat_punch_observed */
     NAT_PUNCH_RESULT,         /* the round with `peer` is over; exactly one for each */
 };
 
 struct nat_punch_event {
     enum nat_punch_event_type type;
     struct id peer;
-    struct net_addr addr; /* CANDIDATE, RELEASE and OBSERVE (via only), RESULT (where it is reached, if ok) */
+    struct net_addr addr; /* CANDIDATE, RELEASE (via only), RESULT (where it is reached, if ok) */
     enum nat_punch_source source;
     uint32_t token;
     uint16_t count;
@@ -197,6 +197,9 @@ MUST_USE int nat_punch_signal(struct nat_punch *punch, uint64_t now_ns, const st
 /* Somebody other than the peer (a relay, an observer) saw the peer at this IP: guesses may go there at full
  * length.  Two are remembered.  Unknown peers are fine: nothing happens. */
 void nat_punch_seen(struct nat_punch *punch, const struct id *peer, const struct net_addr *addr);
+/* A public node that tells us how it sees a socket of ours (as nat_reach_observer; the last four are kept).
+ * Without any, a retry from a fresh port is made from the main one.  Other addresses are ignored. */
+void nat_punch_observer(struct nat_punch *punch, const struct id *id, const struct net_addr *addr);
 /* No route to the peer stands: ends its round (RESULT follows) and stops listening to it.  Its history stays
  * as long as there is room. */
 void nat_punch_forget(struct nat_punch *punch, uint64_t now_ns, const struct id *peer);
@@ -216,8 +219,6 @@ MUST_USE int nat_punch_sockets(struct nat_punch *punch, uint64_t now_ns, uint32_
 /* The survey that SURVEY_WANTED asked for has ended; its trend was given to nat_punch_set_profile before (an
  * old one ends the attempt).  Unknown peers are fine. */
 void nat_punch_survey_done(struct nat_punch *punch, uint64_t now_ns, const struct id *peer);
-/* How an observer sees the socket `via`; NULL: nobody answered.  Unknown sockets are fine. */
-void nat_punch_observed(struct nat_punch *punch, uint64_t now_ns, uint16_t via, const struct net_addr *addr);
 /* No route goes through this socket any longer: SOCKET_RELEASE follows.  Unknown sockets are fine. */
 void nat_punch_release(struct nat_punch *punch, uint16_t via);
 
