@@ -2,6 +2,9 @@
  *
  *   node.c     opens and closes all parts, the pump
  *   wire.c     datagrams in and out: sealed ones, QUIC, routes, DHT
+ *   ways.c     by which socket, link or relay session a datagram goes
+ *   own.c      what we know of our own reachability, and what follows from it
+ *   meet.c     relay sessions and hole punching with a peer
  *   streams.c  framed streams: who owns each, and their events
  *   peers.c    whom we want to be connected to, and how to find them
  *   state.c    replica, database, repair and push of records, chains
@@ -17,14 +20,23 @@
 #include "dht/dht.h"
 #include "nat/observed.h"
 #include "nat/path.h"
+#include "nat/portmap.h"
+#include "nat/punch.h"
+#include "nat/reach.h"
+#include "nat/relay.h"
+#include "nat/relay_client.h"
 #include "net/quic.h"
 #include "net/rpc.h"
 #include "net/seal.h"
+#include "net/uv/auxiliary.h"
+#include "net/uv/lan.h"
 #include "net/uv/socket.h"
+#include "net/uv/tcp.h"
 #include "net/uv/timer.h"
 #include "node/config.h"
 #include "node/control.h"
 #include "node/log.h"
+#include "node/portmap_thread.h"
 #include "node/run.h"
 #include "node/worker.h"
 #include "store/checkpoint.h"
@@ -36,10 +48,15 @@ enum {
     NODE_STREAMS_MAX = 1024,
     NODE_PEER_ADDRS_MAX = 8,
     NODE_OWN_ADDRS_MAX = 4,
+    NODE_LOCALS_MAX = NAT_REACH_LOCALS_MAX,
+    NODE_MAPPED_MAX = 2,    /* outer addresses by port mappings: IPv4 and IPv6 */
+    NODE_TCP_WAYS_MAX = 24, /* hosts reached by TCP instead of UDP */
+    NODE_PUBLICS_MAX = 8,   /* seeds and the like: where TCP is tried when UDP is silent */
     NODE_WAITS_MAX = 64,          /* control calls that wait for a DHT answer */
     NODE_CONNECTIONS_WANTED = 32, /* members we stay connected to, partner on demand beside them */
     NODE_STRANGERS_MAX = 64,      /* peers we talk to only because they probe us */
     NODE_WEIGHTS_MAX = 4,         /* samples and exports at once: each holds a copy of the model */
+    NODE_PEER_SESSIONS_MAX = 2, /* relay sessions to one peer */
     NODE_RPC_CHAIN = 1,           /* chain_request.h -> chain frame of crdt/ */
     NODE_DHT_TTL_MS = 20 * 60 * 1000,
 };
@@ -67,6 +84,39 @@ struct node_peer {
     uint64_t push_stream;  /* ours, for fresh records; 0: none */
     uint64_t sync_next_ns; /* earliest next repair the peer may ask for */
     uint32_t runs;         /* bit i: the peer holds runs[i] */
+    /* meet.c */
+    struct nat_relay_place relays[NAT_RELAY_EXTRA_RELAYS]; /* where it says it can be reached */
+    size_t relay_count;
+    uint32_t sessions[NODE_PEER_SESSIONS_MAX]; /* tokens of relay sessions up or opening; 0: none */
+    uint16_t session_vias[NODE_PEER_SESSIONS_MAX];
+    uint64_t session_rates[NODE_PEER_SESSIONS_MAX];
+    uint64_t relay_next_ns; /* earliest next session */
+    uint64_t punch_next_ns; /* earliest next round */
+    bool survey_waits;      /* a round of nat/punch waits for a fresh port trend */
+    bool second_relay;      /* punching has failed: a second session stands by */
+    uint64_t reset_ns;      /* when QUIC's congestion state starts afresh; 0: nothing is due */
+    enum nat_route_kind kind; /* of the route in use */
+    struct net_addr route;
+};
+
+/* A TCP link that stands in for UDP towards one host. */
+struct node_tcp_way {
+    bool used;
+    struct net_addr addr; /* as everybody else knows the host: by UDP */
+    struct id peer;
+    uint16_t via[2]; /* dials to its own port and to 443; 0: none */
+    bool tried[2];
+    uint16_t open; /* the via that stands; 0: none yet */
+    struct net_addr link;
+    int last_error;
+    uint64_t began_ns;
+    uint64_t used_ns;
+};
+
+/* A port mapping's outer address. */
+struct node_mapped {
+    struct net_addr addr; /* family NET_FAMILY_NONE: none */
+    enum nat_portmap_protocol protocol;
 };
 
 enum node_stream_kind { STREAM_FREE, STREAM_RPC, STREAM_SYNC, STREAM_PUSH, STREAM_RUN, STREAM_UNDECIDED };
@@ -132,6 +182,39 @@ struct node {
     unsigned stop_waits; /* checkpoints still being written at the end */
     uint64_t stop_deadline_ns;
 
+    /* ways.c */
+    struct net_uv_aux *aux;
+    struct net_uv_tcp *tcp; /* NULL: switched off, or no port was to be had */
+    struct node_tcp_way tcp_ways[NODE_TCP_WAYS_MAX];
+    struct dht_contact publics[NODE_PUBLICS_MAX];
+    size_t public_count;
+    bool by_udp;      /* the datagram being handled came by UDP */
+    bool udp_blocked; /* see ways.c */
+    uint64_t udp_heard_ns, udp_asked_ns, udp_try_ns;
+    uint8_t framed[QUIC_BATCH_MAX + 64 * NAT_RELAY_HEADER];
+
+    /* own.c */
+    struct nat_reach *reach;
+    struct nat_relay *relay;
+    struct nat_relay_client *relay_client;
+    struct nat_portmap *portmap;
+    struct portmap_thread *portmap_thread;
+    struct net_uv_lan *lan;
+    struct nat_punch *punch;
+    void *reach_block, *relay_block, *relay_client_block, *portmap_block, *punch_block;
+    char lan_reason[NET_UV_LAN_REASON_SIZE]; /* why LAN discovery does not run; empty: it does */
+    struct net_addr locals[NODE_LOCALS_MAX];  /* interface addresses, global and private */
+    size_t local_count;
+    struct node_mapped mapped[NODE_MAPPED_MAX];
+    struct net_addr verified[NODE_OWN_ADDRS_MAX]; /* handed to nat/reach for dial-backs */
+    size_t verified_count;
+    bool client;          /* nobody outside can dial us: see own.c */
+    bool roles_set;       /* decided once at least */
+    bool portmap_running;
+    bool portmap_ended;
+    bool portmap_inner; /* a router's own outer address is private */
+    uint64_t locals_next_ns;
+
     struct shaper shaper;
     struct net_seal *seal;
     void *seal_block;
@@ -149,7 +232,6 @@ struct node {
 
     struct net_addr own_addrs[NODE_OWN_ADDRS_MAX];
     size_t own_addr_count;
-    uint64_t addrs_next_ns;
     uint64_t minute_next_ns; /* housekeeping */
     int store_state;
     uint64_t network_next_ns; /* next complaint about another network */
@@ -193,6 +275,65 @@ uint64_t wire_deadline_ns(struct node *node, uint64_t now_ns);
 /* Hands QUIC's packets to the socket; true when there were any: sending makes room for more. */
 bool wire_sends(struct node *node, uint64_t now_ns);
 
+/* An opened way delivered this: QUIC's, or sealed. */
+void wire_datagram(struct node *node, uint64_t now_ns, const struct net_addr *from, struct bytes datagram);
+
+/* ways.c */
+/* Sends len bytes as datagrams of `segment` (0: one) to an address, by its via; peer, who must be there, is
+ * needed where a TCP link may have to be dialled, else NULL.  Errors as net_uv_socket_send: only counted. */
+int ways_send(struct node *node, uint64_t now_ns, const struct id *peer, const struct net_addr *to,
+              const uint8_t *data, size_t len, size_t segment);
+/* Callbacks of the sockets. */
+void ways_on_udp(void *user, uint64_t now_ns, const struct net_addr *from, const struct bytes *datagrams,
+                 size_t count);
+void ways_on_tcp(void *user, uint64_t now_ns, const struct net_addr *from, const struct bytes *datagrams,
+                 size_t count);
+void ways_tcp_link(struct node *node, uint64_t now_ns, const struct net_uv_tcp_info *info, int reason);
+/* An authentic datagram came from there. */
+void ways_heard(struct node *node, uint64_t now_ns, const struct net_addr *from);
+/* A node that is likely to take TCP links. */
+void ways_public(struct node *node, const struct id *id, const struct net_addr *addr);
+/* The link that stands in for UDP to addr, dialled if need be; NULL: TCP is off. */
+struct node_tcp_way *ways_tcp(struct node *node, uint64_t now_ns, const struct net_addr *addr,
+                              const struct id *peer);
+void ways_tcp_drop(struct node *node, struct node_tcp_way *way);
+void ways_blocked(struct node *node, uint64_t now_ns, bool blocked);
+void ways_tick(struct node *node, uint64_t now_ns);
+uint64_t ways_deadline_ns(const struct node *node, uint64_t now_ns);
+
+/* own.c */
+MUST_USE int own_open(struct node *node, uint64_t now_ns, char why[NODE_ERROR_SIZE]);
+void own_close(struct node *node);
+bool own_drain(struct node *node, uint64_t now_ns);
+void own_tick(struct node *node, uint64_t now_ns);
+uint64_t own_deadline_ns(const struct node *node);
+/* Something about our reachability is new: addresses, roles and relays are decided again. */
+void own_changed(struct node *node, uint64_t now_ns);
+/* Tells nat/punch what our NAT does now. */
+void own_punch_profile(struct node *node);
+/* A node with a public address that answers. */
+void own_public_peer(struct node *node, uint64_t now_ns, const struct dht_contact *contact);
+/* Begins to give port mappings back; false: nothing to wait for. */
+bool own_ending(struct node *node, uint64_t now_ns);
+
+/* meet.c */
+bool meet_drain(struct node *node, uint64_t now_ns);
+void meet_tick(struct node *node, uint64_t now_ns);
+uint64_t meet_deadline_ns(const struct node *node);
+/* A wanted peer has no route: seek one through its relays. */
+void meet_seek(struct node *node, struct node_peer *peer, uint64_t now_ns);
+/* The route in use is new or gone (kind NAT_ROUTE_NONE). */
+void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
+                const struct nat_path_event *event);
+/* The peer's record names these relays. */
+void meet_record(struct node *node, struct node_peer *peer, struct bytes extra);
+/* A survey has ended: rounds that wait for a fresh port trend go on. */
+void meet_survey_done(struct node *node, uint64_t now_ns);
+/* Ends what is under way with a peer that is let go. */
+void meet_forget(struct node *node, struct node_peer *peer, uint64_t now_ns);
+/* A message of nat/relay, nat/punch or nat/reach; errors as net_seal_open's callers count them. */
+int meet_recv(struct node *node, uint64_t now_ns, const struct net_message *message);
+
 /* streams.c */
 bool streams_drain(struct node *node, uint64_t now_ns);
 struct node_stream *streams_add(struct node *node, enum node_stream_kind kind, uint64_t handle,
@@ -217,7 +358,8 @@ void peers_connected(struct node *node, const struct quic_event *event);
 void peers_disconnected(struct node *node, const struct quic_event *event);
 void peers_tick(struct node *node, uint64_t now_ns);
 uint64_t peers_deadline_ns(const struct node *node);
-void peers_own_addrs(struct node *node, uint64_t now_ns);
+/* The peer of a relay session or an invitation, admitted as a stranger if nobody wants it; NULL: no room. */
+struct node_peer *peers_admit(struct node *node, uint64_t now_ns, const struct id *id);
 void peers_dht_event(struct node *node, uint64_t now_ns, const struct dht_event *event);
 
 /* state.c */
