@@ -6,6 +6,7 @@
  *   own.c      what we know of our own reachability, and what follows from it
  *   meet.c     relay sessions and hole punching with a peer
  *   streams.c  framed streams: who owns each, and their events
+ *   speed.c    bulk transfers that measure the way to a peer
  *   peers.c    whom we want to be connected to, and how to find them
  *   state.c    replica, database, repair and push of records, chains
  *   run*.c     runs and rounds
@@ -38,6 +39,7 @@
 #include "node/log.h"
 #include "node/portmap_thread.h"
 #include "node/run.h"
+#include "node/speed.h"
 #include "node/worker.h"
 #include "store/checkpoint.h"
 #include "store/env.h"
@@ -225,6 +227,7 @@ struct node {
     void *dht_block;
     struct quic *quic;
     struct rpc *rpc;
+    struct speed *speed;
     struct store_env *store;
     struct crdt_replica *replica;
     struct crdt_keys keys;
@@ -394,6 +397,8 @@ extern const struct control_method node_methods[];
 void methods_dht_event(struct node *node, uint64_t now_ns, const struct dht_event *event);
 void methods_tick(struct node *node, uint64_t now_ns);
 uint64_t methods_deadline_ns(const struct node *node);
+/* How packets reach a peer now, in a word: "lan", "direct4" ..., "none". */
+const char *methods_path_text(const struct node *node, const struct id *peer);
 /* Breaks off samples that nobody waits for any more, or all of them. */
 void methods_stop_samples(struct node *node, bool all);
 /* The trainer filled an array that a method asked for, or refused to; the tag is the method's job. */

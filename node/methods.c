@@ -36,12 +36,13 @@ const struct control_method node_methods[] = {
     {"checkpoint.ls", "run:s ", method_checkpoint_ls},
     {"checkpoint.save", "run:s ", method_checkpoint_save},
     {"checkpoint.export", "run:s path:s ", method_checkpoint_export},
+    {"speed", "id:s bytes:u down:b wait_s:u ", method_speed},
     {"limit", "cpu_pct:u up_bytes_s:u ", method_limit},
     {"stop", "", method_stop},
     {NULL, NULL, NULL},
 };
 
-static void reply_addr(struct reply *r, const char *key, const struct net_addr *addr)
+void method_reply_addr(struct reply *r, const char *key, const struct net_addr *addr)
 {
     char text[NET_ADDR_TEXT_SIZE];
     net_addr_format(addr, text);
@@ -151,7 +152,7 @@ static void reply_observed(struct node *node, struct reply *r)
     reply_array(r, "observed");
     for (size_t i = 0; i < 6; i++) {
         if (nat_observed_address(&node->observed, families[i % 2], scopes[i / 2], &addr) == ERR_OK)
-            reply_addr(r, NULL, &addr);
+            method_reply_addr(r, NULL, &addr);
     }
     reply_end(r);
 }
@@ -172,9 +173,9 @@ void method_status(void *user, struct control_call *call, const struct pack_read
     reply_str(r, "network", node->config.network);
     reply_float(r, "uptime_s", (double)(node_now_ns() - node->started_ns) / 1e9);
     reply_array(r, "listen");
-    reply_addr(r, NULL, &any);
+    method_reply_addr(r, NULL, &any);
     for (size_t i = 0; i < node->own_addr_count; i++)
-        reply_addr(r, NULL, &node->own_addrs[i]);
+        method_reply_addr(r, NULL, &node->own_addrs[i]);
     reply_end(r);
     reply_observed(node, r);
     reply_uint(r, "connections", quic_peer_count(node->quic));
@@ -203,7 +204,7 @@ void method_status(void *user, struct control_call *call, const struct pack_read
     control_finish(call, false);
 }
 
-static const char *route_name(const struct node *node, const struct id *id)
+const char *methods_path_text(const struct node *node, const struct id *peer)
 {
     static const char *const names[] = {[0] = "none",
                                         [NAT_ROUTE_LAN] = "lan",
@@ -212,7 +213,7 @@ static const char *route_name(const struct node *node, const struct id *id)
                                         [NAT_ROUTE_OBSERVED] = "observed",
                                         [NAT_ROUTE_RELAYED] = "relayed"};
     struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
-    int count = nat_path_candidates(node->path, id, info, NAT_PATH_CANDIDATES_MAX);
+    int count = nat_path_candidates(node->path, peer, info, NAT_PATH_CANDIDATES_MAX);
     for (int i = 0; i < count; i++) {
         if (info[i].state == NAT_ACTIVE || info[i].state == NAT_SUSPECT)
             return net_addr_scope(&info[i].addr) == NET_SCOPE_GLOBAL ? names[info[i].kind] : "lan";
@@ -231,10 +232,10 @@ static void reply_peer(struct node *node, const struct node_peer *peer, struct r
         runs++;
     reply_id(r, "id", &peer->id);
     if (nat_path_route(node->path, &peer->id, &addr) == ERR_OK)
-        reply_addr(r, "addr", &addr);
+        method_reply_addr(r, "addr", &addr);
     else
         reply_nil(r, "addr");
-    reply_str(r, "path", route_name(node, &peer->id));
+    reply_str(r, "path", methods_path_text(node, &peer->id));
     reply_float(r, "rtt_ms", (double)(known && info.connected ? info.rtt_ns : peer->route_rtt_ns) / 1e6);
     reply_bool(r, "connected", peer->connected);
     reply_bool(r, "client", known && info.outgoing);
@@ -305,8 +306,8 @@ bool method_id(struct node *node, struct control_call *call, const char *text, s
     return false;
 }
 
-static bool id_param(struct node *node, struct control_call *call, const struct pack_reader *params,
-                     const char *key, struct id *out)
+bool method_peer_param(struct node *node, struct control_call *call, const struct pack_reader *params,
+                       const char *key, struct id *out)
 {
     char text[ID_TEXT_SIZE];
     if (control_text(params, key, text, sizeof text))
@@ -322,7 +323,7 @@ void method_peer(void *user, struct control_call *call, const struct pack_reader
     struct node *node = user;
     struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
     struct id id;
-    if (!id_param(node, call, params, "id", &id))
+    if (!method_peer_param(node, call, params, "id", &id))
         return;
     const struct node_peer *peer = peers_find(node, &id);
     if (peer == NULL) {
@@ -335,7 +336,7 @@ void method_peer(void *user, struct control_call *call, const struct pack_reader
     int count = nat_path_candidates(node->path, &id, info, NAT_PATH_CANDIDATES_MAX);
     for (int i = 0; i < count; i++) {
         reply_map(r, NULL);
-        reply_addr(r, "addr", &info[i].addr);
+        method_reply_addr(r, "addr", &info[i].addr);
         reply_str(r, "kind", kinds[info[i].kind]);
         reply_str(r, "state", states[info[i].state]);
         reply_float(r, "rtt_ms", (double)info[i].rtt_ns / 1e6);
@@ -400,7 +401,7 @@ void method_ping(void *user, struct control_call *call, const struct pack_reader
     struct node *node = user;
     struct id id;
     uint64_t count = 1;
-    if (!id_param(node, call, params, "id", &id))
+    if (!method_peer_param(node, call, params, "id", &id))
         return;
     if (control_uint(params, "count", &count) && (count == 0 || count > PINGS_MAX)) {
         control_fail(call, ERR_INVALID, "count must be 1 to %d", PINGS_MAX);
@@ -424,7 +425,7 @@ void method_dht_find(void *user, struct control_call *call, const struct pack_re
 {
     struct node *node = user;
     struct id id;
-    if (!id_param(node, call, params, "id", &id))
+    if (!method_peer_param(node, call, params, "id", &id))
         return;
     struct node_wait *wait = new_wait(node, call, WAIT_FIND);
     if (wait == NULL)
@@ -485,7 +486,7 @@ void method_dht_table(void *user, struct control_call *call, const struct pack_r
     for (size_t i = 0; i < count; i++) {
         reply_map(r, NULL);
         reply_id(r, "id", &rows[i].contact.id);
-        reply_addr(r, "addr", &rows[i].contact.addr);
+        method_reply_addr(r, "addr", &rows[i].contact.addr);
         reply_uint(r, "bucket", rows[i].bucket);
         reply_float(r, "age_s", (double)(now_ns - rows[i].answered_ns) / 1e9);
         reply_float(r, "rtt_ms", (double)rows[i].rtt_ns / 1e6);
@@ -501,7 +502,7 @@ static void reply_record_addrs(struct reply *r, const struct dht_record *record)
 {
     reply_array(r, "addresses");
     for (size_t i = 0; i < record->addr_count; i++)
-        reply_addr(r, NULL, &record->addrs[i]);
+        method_reply_addr(r, NULL, &record->addrs[i]);
     reply_end(r);
 }
 
@@ -516,7 +517,7 @@ static void ping_answered(struct node_wait *wait, struct control_call *call, con
     }
     struct reply *r = control_answer(call);
     reply_id(r, "id", &wait->target);
-    reply_addr(r, "addr", &wait->contact.addr);
+    method_reply_addr(r, "addr", &wait->contact.addr);
     if (event->err < 0)
         reply_nil(r, "rtt_ms");
     else

@@ -27,6 +27,7 @@ void method_sample(void *user, struct control_call *call, const struct pack_read
 void method_checkpoint_ls(void *user, struct control_call *call, const struct pack_reader *params);
 void method_checkpoint_save(void *user, struct control_call *call, const struct pack_reader *params);
 void method_checkpoint_export(void *user, struct control_call *call, const struct pack_reader *params);
+void method_speed(void *user, struct control_call *call, const struct pack_reader *params);
 void method_limit(void *user, struct control_call *call, const struct pack_reader *params);
 void method_stop(void *user, struct control_call *call, const struct pack_reader *params);
 
@@ -37,6 +38,11 @@ bool method_text(struct control_call *call, const struct pack_reader *params, co
 /* The run that params name by id, unique prefix of it, or name; answers the call with an error and returns
  * NULL when there is none.  Without a "run" parameter it is the only run. */
 struct run *method_run(struct node *node, struct control_call *call, const struct pack_reader *params);
+/* The peer that the parameter key names, as method_id does.  False: the call was answered. */
+bool method_peer_param(struct node *node, struct control_call *call, const struct pack_reader *params,
+                       const char *key, struct id *out);
+/* An address as text. */
+void method_reply_addr(struct reply *r, const char *key, const struct net_addr *addr);
 /* Resolves an id or unique prefix among peers, contacts and run members.  False: the call was answered. */
 bool method_id(struct node *node, struct control_call *call, const char *text, struct id *out);
 

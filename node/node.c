@@ -51,7 +51,7 @@ static uint64_t deadline(struct node *node, uint64_t now_ns)
 {
     uint64_t first = now_ns + HOUSEKEEPING_S * NODE_SECOND_NS;
     const uint64_t others[] = {wire_deadline_ns(node, now_ns), peers_deadline_ns(node),
-                               methods_deadline_ns(node),
+                               methods_deadline_ns(node), speed_deadline_ns(node),
                                node->stopping ? now_ns + STOP_POLL_NS : UINT64_MAX};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         first = others[i] < first ? others[i] : first;
@@ -72,6 +72,7 @@ void node_pump(struct node *node, uint64_t now_ns)
     for (int pass = 0; any && pass < PUMP_ROUNDS_MAX; pass++) {
         any = wire_drain(node, now_ns);
         any |= streams_drain(node, now_ns);
+        any |= speed_drain(node, now_ns);
         any |= state_drain(node, now_ns);
         for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
             if (node->runs[i].used && !node->runs[i].leaving)
@@ -129,6 +130,7 @@ static void on_timer(void *user, uint64_t now_ns)
     methods_tick(node, now_ns);
     methods_stop_samples(node, node->stopping);
     streams_tick(node, now_ns);
+    speed_tick(node, now_ns);
     for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
         if (node->runs[i].used)
             run_tick(&node->runs[i], now_ns);

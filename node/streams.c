@@ -181,7 +181,7 @@ bool streams_drain(struct node *node, uint64_t now_ns)
     bool any = false;
     while (quic_poll_event(node->quic, now_ns, &event)) {
         any = true;
-        if (rpc_quic_event(node->rpc, now_ns, &event))
+        if (rpc_quic_event(node->rpc, now_ns, &event) || speed_quic_event(node, now_ns, &event))
             continue;
         switch (event.kind) {
         case QUIC_CONNECTED:

@@ -176,6 +176,7 @@ static int open_quic(struct node *node, uint64_t now_ns)
     config.frame_max[STREAM_SERVICE_SYNC] = CRDT_FRAME_MAX;
     config.frame_max[STREAM_SERVICE_GOSSIP] = CRDT_FRAME_MAX;
     config.frame_max[STREAM_SERVICE_EXCHANGE] = GOSSIP_FRAME_MAX;
+    config.frame_max[STREAM_SERVICE_BLOB] = SPEED_FRAME_MAX;
     int result = quic_create(&node->quic, &config, now_ns);
     sodium_memzero(&secret, sizeof secret);
     sodium_memzero(config.secret, sizeof config.secret);
@@ -215,6 +216,8 @@ int wire_open(struct node *node, char why[NODE_ERROR_SIZE])
         result = open_quic(node, now_ns);
     if (result == ERR_OK)
         result = open_rpc(node);
+    if (result == ERR_OK)
+        result = speed_open(node);
     if (result < 0) {
         (void)snprintf(why, NODE_ERROR_SIZE, "network parts: %s", err_text(result));
         return result;
@@ -227,6 +230,7 @@ void wire_close(struct node *node)
     if (node->socket != NULL)
         net_uv_socket_close(node->socket);
     node->socket = NULL;
+    speed_close(node);
     if (node->rpc != NULL)
         rpc_destroy(node->rpc);
     if (node->quic != NULL)

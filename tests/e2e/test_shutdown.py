@@ -41,6 +41,7 @@ def check_json(swarm):
         ["peers"],
         ["peer", peer.id],
         ["ping", peer.id, "--count", "2"],
+        ["speed", peer.id, "--bytes", "1M"],
         ["run", "list"],
         ["run", "show", run],
         ["dht", "table"],

@@ -52,6 +52,22 @@ static json_t *rate_of(const char *text)
     return *end == '\0' && value < 1e15 ? json_integer((json_int_t)value) : NULL;
 }
 
+static json_t *size_of(const char *text)
+{
+    static const char suffixes[] = "KMG";
+    char *end = NULL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || errno != 0 || value > 1ULL << 32)
+        return NULL;
+    const char *suffix = *end != '\0' ? strchr(suffixes, *end & ~0x20) : NULL;
+    if (suffix != NULL) {
+        value <<= 10 * (suffix - suffixes + 1);
+        end++;
+    }
+    return *end == '\0' ? json_integer((json_int_t)value) : NULL;
+}
+
 static json_t *path_of(const char *text)
 {
     if (text[0] == '\0')
@@ -81,6 +97,8 @@ json_t *command_value(enum value_kind kind, const char *text)
         return percent_of(text);
     case VALUE_RATE:
         return rate_of(text);
+    case VALUE_SIZE:
+        return size_of(text);
     }
     return NULL;
 }
@@ -98,6 +116,8 @@ const char *command_value_expected(enum value_kind kind)
         return "a share from 1 to 100 %";
     case VALUE_RATE:
         return "bytes a second such as 500K or 2M, or none";
+    case VALUE_SIZE:
+        return "a number of bytes, such as 500000 or 64M";
     case VALUE_FLAG:
     case VALUE_FLAG_OFF:
     case VALUE_TEXT:

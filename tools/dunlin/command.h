@@ -25,6 +25,7 @@ enum {
     COMMAND_ARGUMENTS_MAX = 3,
     CLI_SETTLE_MS = 5000, /* how long a run may take to begin before we show it as it is */
     CLI_SETTLE_STEP_MS = 50,
+    CLI_GRACE_S = 35,    /* how much longer than the daemon the client waits where both know the timeout */
     CLI_TIMEOUT_S = 120, /* longest wait for one answer: a big export or a sample on a busy machine */
 };
 
@@ -37,7 +38,8 @@ enum value_kind {
     VALUE_TEXT,
     VALUE_PATH,    /* made absolute, since the daemon works in another directory */
     VALUE_PERCENT, /* 1..100, with or without % */
-    VALUE_RATE     /* bytes a second: 500K, 2M (powers of 1000); 0 or none: no limit */
+    VALUE_RATE,    /* bytes a second: 500K, 2M (powers of 1000); 0 or none: no limit */
+    VALUE_SIZE     /* bytes: 500000, 64K, 64M, 1G (powers of 1024) */
 };
 
 struct option {
@@ -72,6 +74,10 @@ struct command {
     /* Either the daemon's method with a function that shows one answer, */
     const char *method;
     void (*show)(const json_t *result);
+    /* Shows an answer that is not the last, on stderr and never as JSON; NULL: those are results as well. */
+    void (*progress)(const json_t *result);
+    int (*judge)(const json_t *result); /* exit code of a result; NULL: EXIT_OK */
+    const char *wait_param;             /* the method's parameter that --timeout becomes as well, or NULL */
     bool settles; /* the answer is a run that begins: wait a moment, so that its first errors are told here */
     /* or a function that does all the work and returns an exit code. */
     int (*run)(const struct cli *cli, const json_t *params);
@@ -119,6 +125,7 @@ void show_stop(const json_t *result);
 void show_peers(const json_t *result);
 void show_peer(const json_t *result);
 void show_ping(const json_t *result);
+void show_speed(const json_t *result);
 void show_dht_table(const json_t *result);
 void show_dht_find(const json_t *result);
 void show_dht_providers(const json_t *result);
@@ -132,5 +139,9 @@ void show_state_list(const json_t *result);
 void show_state_record(const json_t *result);
 void show_checkpoint_list(const json_t *result);
 void show_checkpoint_written(const json_t *result);
+
+/* Answers before the last, and what a result means for the exit code. */
+void progress_speed(const json_t *result);
+int judge_speed(const json_t *result);
 
 #endif

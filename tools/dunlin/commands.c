@@ -9,6 +9,12 @@ static const struct option ping_options[] = {
     {0},
 };
 
+static const struct option speed_options[] = {
+    {"--bytes", "bytes", VALUE_SIZE, "N", "how much, such as 500000 or 1G (default 64M; at most 4G)"},
+    {"--down", "down", VALUE_FLAG, NULL, "from the peer to this node instead of to the peer"},
+    {0},
+};
+
 static const struct option create_options[] = {
     {"--data", "data", VALUE_PATH, "PATH", "text to train on: a file, or a directory of files (needed)"},
     {"--name", "name", VALUE_TEXT, "NAME", "name shown in tables"},
@@ -86,6 +92,20 @@ const struct command cli_commands[] = {
      .options = ping_options,
      .method = "ping",
      .show = show_ping},
+    {.name = "speed",
+     .summary = "move bytes to or from a peer and time them",
+     .details =
+         "Connects to the peer first if need be. --timeout limits the wait for that connection; a transfer "
+         "that\nhas begun ends by itself when nothing moves for half a minute. Exit code 1: bytes were lost "
+         "or "
+         "differ.",
+     .arguments = {ID_ARGUMENT},
+     .options = speed_options,
+     .method = "speed",
+     .show = show_speed,
+     .progress = progress_speed,
+     .judge = judge_speed,
+     .wait_param = "wait_s"},
     {.name = "run create",
      .summary = "start a new run and train in it",
      .details =

@@ -82,13 +82,20 @@ static int show_answer(const struct cli *cli, const struct command *command,
                       err_name(answer->code));
         return answer->code == ERR_TIMEOUT ? EXIT_TIMED_OUT : EXIT_FAILED;
     }
+    if (answer->more && command->progress != NULL) {
+        if (!cli->json)
+            command->progress(answer->result);
+        return EXIT_OK;
+    }
     if (cli->json) {
         (void)json_dumpf(answer->result, stdout, JSON_COMPACT);
         (void)fputc('\n', stdout);
     } else {
         command->show(answer->result);
     }
-    return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
+    if (fflush(stdout) != 0)
+        return EXIT_FAILED;
+    return command->judge != NULL ? command->judge(answer->result) : EXIT_OK;
 }
 
 static bool is_beginning(const struct client_answer *answer)
@@ -134,7 +141,9 @@ static int show_settled(const struct cli *cli, const struct command *command, st
 static int ask(const struct cli *cli, const struct command *command, const json_t *params)
 {
     struct client client;
-    int code = client_open(&client, cli->dir, cli->timeout_s);
+    /* A method that waits as long as that itself must be able to say that it waited in vain. */
+    unsigned timeout_s = cli->timeout_s + (command->wait_param != NULL ? CLI_GRACE_S : 0);
+    int code = client_open(&client, cli->dir, timeout_s);
     if (code < 0)
         return report_connect(cli, code);
     int result = EXIT_OK;
@@ -179,6 +188,8 @@ static int run_command(struct cli *cli, int argc, char *const argv[])
     if (command_parse(command, argc - words, argv + words, cli, &params, &help) < 0)
         return EXIT_USAGE;
     int result = EXIT_OK;
+    if (command->wait_param != NULL)
+        (void)json_object_set_new(params, command->wait_param, json_integer((json_int_t)cli->timeout_s));
     if (help)
         command_help(command, stdout);
     else
