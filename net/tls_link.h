@@ -27,7 +27,7 @@ enum {
     TLS_LINK_DATAGRAM_MAX = 1500,
     TLS_LINK_QUEUE_BYTES = 256 * 1024,  /* frames that wait to be encrypted; more is dropped */
     TLS_LINK_HANDSHAKE_MAX = 16 * 1024, /* bytes a peer may send before it has proven who it is */
-    TLS_LINK_CHORES_BURST = 8,          /* key updates, tickets and the like after the handshake ... */
+    TLS_LINK_CHORES_BURST = 6,          /* key updates, tickets and the like after the handshake ... */
     TLS_LINK_BYTES = 352 * 1024,        /* ... one more each TLS_LINK_CHORE_NS */
 };
 
