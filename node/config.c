@@ -25,6 +25,15 @@ static const char usage[] =
     "      --threads N      training threads (default 0: one for each core)\n"
     "      --up RATE        upload cap in bytes a second, with K, M or G (default 0: none)\n"
     "      --polite yes|no  share the line as TCP does (default yes)\n"
+    "      --relay yes|no   pass packets for nodes behind NATs, if strangers can dial this one (default "
+    "yes)\n"
+    "      --relay-rate RATE     for all of them together (default 5M)\n"
+    "      --relay-client RATE   for one of them (default 1250K; 0: no limit of its own)\n"
+    "      --relay-volume BYTES  for one of them in a day (default 4G; 0: no limit)\n"
+    "      --port-mapping yes|no ask the router for an open port: UPnP, NAT-PMP, PCP (default yes)\n"
+    "      --lan yes|no     find nodes on the local network by multicast DNS (default yes)\n"
+    "      --tcp yes|no     take TCP links, and use them where UDP is blocked (default yes)\n"
+    "      --tcp-port PORT  a second TCP port; auto: 443 with a global IPv4 address; 0: none (default auto)\n"
     "      --log-file FILE  append the log to FILE instead of standard error\n"
     "      --log-level L    error, warn, info or debug (default info)\n"
     "      --version        print the version and exit\n"
@@ -51,6 +60,14 @@ void node_config_default(struct node_config *config)
     config->listen_port = DEFAULT_PORT;
     config->cpu_pct = 100;
     config->polite = true;
+    config->relay = true;
+    config->relay_bytes_s = 5000000;
+    config->relay_client_bytes_s = 1250000;
+    config->relay_client_volume = UINT64_C(4000000000);
+    config->port_mapping = true;
+    config->lan = true;
+    config->tcp = true;
+    config->tcp_port_auto = true;
     config->log_level = TRACE_LEVEL_INFO;
 }
 
@@ -192,13 +209,72 @@ static int set_up(struct node_config *config, const char *text, char why[NODE_ER
     return ERR_OK;
 }
 
-static int set_polite(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+static int set_bool(bool *out, const char *text, char why[NODE_ERROR_SIZE])
 {
     if (strcmp(text, "yes") != 0 && strcmp(text, "no") != 0) {
         (void)snprintf(why, NODE_ERROR_SIZE, "'%.40s' is neither yes nor no", text);
         return ERR_INVALID;
     }
-    config->polite = strcmp(text, "yes") == 0;
+    *out = strcmp(text, "yes") == 0;
+    return ERR_OK;
+}
+
+static int set_amount(uint64_t *out, const char *text, char why[NODE_ERROR_SIZE])
+{
+    if (node_parse_rate(text, out) < 0) {
+        (void)snprintf(why, NODE_ERROR_SIZE, "'%.40s' is not an amount such as 500K, 2M or none", text);
+        return ERR_INVALID;
+    }
+    return ERR_OK;
+}
+
+static int set_polite(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+{
+    return set_bool(&config->polite, text, why);
+}
+
+static int set_relay(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+{
+    return set_bool(&config->relay, text, why);
+}
+
+static int set_relay_rate(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+{
+    return set_amount(&config->relay_bytes_s, text, why);
+}
+
+static int set_relay_client(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+{
+    return set_amount(&config->relay_client_bytes_s, text, why);
+}
+
+static int set_relay_volume(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+{
+    return set_amount(&config->relay_client_volume, text, why);
+}
+
+static int set_port_mapping(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+{
+    return set_bool(&config->port_mapping, text, why);
+}
+
+static int set_lan(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+{
+    return set_bool(&config->lan, text, why);
+}
+
+static int set_tcp(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+{
+    return set_bool(&config->tcp, text, why);
+}
+
+static int set_tcp_port(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
+{
+    unsigned long port = 0;
+    config->tcp_port_auto = strcmp(text, "auto") == 0;
+    if (!config->tcp_port_auto && set_number(text, 65535, &port, why) < 0)
+        return ERR_INVALID;
+    config->tcp_port = (uint16_t)port;
     return ERR_OK;
 }
 
@@ -243,6 +319,14 @@ static const struct setting settings[] = {
     {"limits", "threads", "--threads", NULL, set_threads},
     {"limits", "up", "--up", NULL, set_up},
     {"limits", "polite", "--polite", NULL, set_polite},
+    {"nat", "relay", "--relay", NULL, set_relay},
+    {"nat", "relay-rate", "--relay-rate", NULL, set_relay_rate},
+    {"nat", "relay-client", "--relay-client", NULL, set_relay_client},
+    {"nat", "relay-volume", "--relay-volume", NULL, set_relay_volume},
+    {"nat", "port-mapping", "--port-mapping", NULL, set_port_mapping},
+    {"nat", "lan", "--lan", NULL, set_lan},
+    {"nat", "tcp", "--tcp", NULL, set_tcp},
+    {"nat", "tcp-port", "--tcp-port", NULL, set_tcp_port},
     {"log", "file", "--log-file", NULL, set_log_file},
     {"log", "level", "--log-level", NULL, set_log_level},
 };

@@ -27,10 +27,19 @@ struct node_config {
     uint16_t listen_port;            /* 0: any free port */
     struct net_seed seeds[NODE_SEEDS_MAX];
     size_t seed_count;
-    uint64_t up_bytes_s; /* upload cap of the whole node; 0: none */
-    unsigned cpu_pct;    /* share of the time that training threads may be busy, 1..100 */
-    unsigned threads;    /* training threads; 0: one for each core */
-    bool polite;         /* CUBIC, which shares a line as TCP does; else BBR */
+    uint64_t up_bytes_s;           /* upload cap of the whole node; 0: none */
+    unsigned cpu_pct;              /* share of the time that training threads may be busy, 1..100 */
+    unsigned threads;              /* training threads; 0: one for each core */
+    bool polite;                   /* CUBIC, which shares a line as TCP does; else BBR */
+    bool relay;                    /* pass packets for others when strangers can dial this node */
+    uint64_t relay_bytes_s;        /* of all of them together */
+    uint64_t relay_client_bytes_s; /* of one of them, each way; 0: no limit of its own */
+    uint64_t relay_client_volume;  /* bytes of one of them in a day; 0: none */
+    bool port_mapping;             /* ask the router to map our port: UPnP, NAT-PMP, PCP */
+    bool lan;                      /* find nodes on the local network by multicast DNS */
+    bool tcp;                      /* take TCP links, and use them where UDP is blocked */
+    bool tcp_port_auto;            /* a second TCP port: 443 on machines with a global IPv4 address */
+    uint16_t tcp_port;             /* otherwise this one; 0: none */
     enum trace_level log_level;
     char log_file[NODE_PATH_SIZE]; /* empty: standard error */
 };

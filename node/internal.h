@@ -51,14 +51,14 @@ enum {
     NODE_PEER_ADDRS_MAX = 8,
     NODE_OWN_ADDRS_MAX = 4,
     NODE_LOCALS_MAX = NAT_REACH_LOCALS_MAX,
-    NODE_MAPPED_MAX = 2,    /* outer addresses by port mappings: IPv4 and IPv6 */
-    NODE_TCP_WAYS_MAX = 24, /* hosts reached by TCP instead of UDP */
-    NODE_PUBLICS_MAX = 8,   /* seeds and the like: where TCP is tried when UDP is silent */
+    NODE_MAPPED_MAX = 2,          /* outer addresses by port mappings: IPv4 and IPv6 */
+    NODE_TCP_WAYS_MAX = 24,       /* hosts reached by TCP instead of UDP */
+    NODE_PUBLICS_MAX = 8,         /* seeds and the like: where TCP is tried when UDP is silent */
     NODE_WAITS_MAX = 64,          /* control calls that wait for a DHT answer */
     NODE_CONNECTIONS_WANTED = 32, /* members we stay connected to, partner on demand beside them */
     NODE_STRANGERS_MAX = 64,      /* peers we talk to only because they probe us */
     NODE_WEIGHTS_MAX = 4,         /* samples and exports at once: each holds a copy of the model */
-    NODE_PEER_SESSIONS_MAX = 2, /* relay sessions to one peer */
+    NODE_PEER_SESSIONS_MAX = 2,   /* relay sessions to one peer */
     NODE_RPC_CHAIN = 1,           /* chain_request.h -> chain frame of crdt/ */
     NODE_DHT_TTL_MS = 20 * 60 * 1000,
 };
@@ -92,11 +92,11 @@ struct node_peer {
     uint32_t sessions[NODE_PEER_SESSIONS_MAX]; /* tokens of relay sessions up or opening; 0: none */
     uint16_t session_vias[NODE_PEER_SESSIONS_MAX];
     uint64_t session_rates[NODE_PEER_SESSIONS_MAX];
-    uint64_t relay_next_ns; /* earliest next session */
-    uint64_t punch_next_ns; /* earliest next round */
-    bool survey_waits;      /* a round of nat/punch waits for a fresh port trend */
-    bool second_relay;      /* punching has failed: a second session stands by */
-    uint64_t reset_ns;      /* when QUIC's congestion state starts afresh; 0: nothing is due */
+    uint64_t relay_next_ns;   /* earliest next session */
+    uint64_t punch_next_ns;   /* earliest next round */
+    bool survey_waits;        /* a round of nat/punch waits for a fresh port trend */
+    bool second_relay;        /* punching has failed: a second session stands by */
+    uint64_t reset_ns;        /* when QUIC's congestion state starts afresh; 0: nothing is due */
     enum nat_route_kind kind; /* of the route in use */
     struct net_addr route;
 };
@@ -205,13 +205,13 @@ struct node {
     struct nat_punch *punch;
     void *reach_block, *relay_block, *relay_client_block, *portmap_block, *punch_block;
     char lan_reason[NET_UV_LAN_REASON_SIZE]; /* why LAN discovery does not run; empty: it does */
-    struct net_addr locals[NODE_LOCALS_MAX];  /* interface addresses, global and private */
+    struct net_addr locals[NODE_LOCALS_MAX]; /* interface addresses, global and private */
     size_t local_count;
     struct node_mapped mapped[NODE_MAPPED_MAX];
     struct net_addr verified[NODE_OWN_ADDRS_MAX]; /* handed to nat/reach for dial-backs */
     size_t verified_count;
-    bool client;          /* nobody outside can dial us: see own.c */
-    bool roles_set;       /* decided once at least */
+    bool client;    /* nobody outside can dial us: see own.c */
+    bool roles_set; /* decided once at least */
     bool portmap_running;
     bool portmap_ended;
     bool portmap_inner; /* a router's own outer address is private */
@@ -330,6 +330,8 @@ void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
                 const struct nat_path_event *event);
 /* The peer's record names these relays. */
 void meet_record(struct node *node, struct node_peer *peer, struct bytes extra);
+/* The mapping behind the route in use ends soon: punch from a fresh socket. */
+void meet_ageing(struct node *node, struct node_peer *peer, uint64_t now_ns);
 /* A survey has ended: rounds that wait for a fresh port trend go on. */
 void meet_survey_done(struct node *node, uint64_t now_ns);
 /* Ends what is under way with a peer that is let go. */

@@ -335,7 +335,8 @@ static uint64_t reset_time(const struct nat_path_event *event, uint64_t now_ns)
     return now_ns + (wait_ns > MS(RESET_AFTER_MS) ? wait_ns : MS(RESET_AFTER_MS));
 }
 
-void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns, const struct nat_path_event *event)
+void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
+                const struct nat_path_event *event)
 {
     if (event->type == NAT_PATH_ROUTE_DEAD) {
         peer->kind = NAT_ROUTE_NONE;

@@ -8,8 +8,8 @@
  *   - whether we relay for others and dial back for them: if they can dial us;
  *   - how many reservations on relays we hold: two when they cannot.
  *
- * Until something speaks against it a node counts as reachable when one of its interfaces has a global address,
- * or when it knows of no outside at all (one machine, a LAN). */
+ * Until something speaks against it a node counts as reachable when one of its interfaces has a global
+ * address, or when it knows of no outside at all (one machine, a LAN). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -242,8 +242,8 @@ static enum nat_punch_source source_of(const struct node *node, const struct net
     return NAT_PUNCH_OBSERVED;
 }
 
-/* An address of the main socket that only one network has seen so far: too weak to publish, but good enough to
- * be tried by somebody who punches anyway. */
+/* An address of the main socket that only one network has seen so far: too weak to publish, but good enough
+ * to be tried by somebody who punches anyway. */
 static void add_hint(const struct node *node, struct nat_punch_candidate candidates[], size_t *count)
 {
     struct nat_relay_client_info relays[NAT_RELAY_CLIENT_WANTED_MAX];
@@ -304,9 +304,10 @@ void own_changed(struct node *node, uint64_t now_ns)
         bool relays = !client && node->config.relay;
         nat_relay_set_rates(node->relay, now_ns, node->config.relay_client_bytes_s,
                             relays ? node->config.relay_bytes_s : 0);
-        node_info(node, TRACE_LEVEL_INFO, "%s",
-                  client ? "strangers cannot dial this node (NAT or firewall): peers meet it through relays first"
-                         : "strangers can dial this node, as far as is known");
+        node_info(
+            node, TRACE_LEVEL_INFO, "%s",
+            client ? "strangers cannot dial this node (NAT or firewall): peers meet it through relays first"
+                   : "strangers can dial this node, as far as is known");
     }
     node->client = client;
     node->roles_set = true;
@@ -434,8 +435,8 @@ static bool drain_portmap(struct node *node, uint64_t now_ns)
         any = true;
     }
     while (nat_portmap_poll_command(node->portmap, &command)) {
-        int result = node->portmap_thread == NULL ? ERR_CLOSED
-                                                  : portmap_thread_submit(node->portmap_thread, &command);
+        int result =
+            node->portmap_thread == NULL ? ERR_CLOSED : portmap_thread_submit(node->portmap_thread, &command);
         if (result < 0) {
             struct nat_portmap_result failed = {.token = command.token, .error = result};
             result = nat_portmap_result(node->portmap, now_ns, &failed);
@@ -484,7 +485,8 @@ void own_tick(struct node *node, uint64_t now_ns)
 uint64_t own_deadline_ns(const struct node *node)
 {
     const uint64_t deadlines[] = {node->locals_next_ns, nat_reach_deadline_ns(node->reach),
-                                  node->portmap_running ? nat_portmap_deadline_ns(node->portmap) : UINT64_MAX};
+                                  node->portmap_running ? nat_portmap_deadline_ns(node->portmap)
+                                                        : UINT64_MAX};
     uint64_t first = UINT64_MAX;
     for (size_t i = 0; i < sizeof deadlines / sizeof deadlines[0]; i++)
         first = deadlines[i] < first ? deadlines[i] : first;
@@ -533,7 +535,8 @@ static void open_lan(struct node *node)
     if (portmap_thread_find_helper("dunlin-mdns", helper) < 0)
         return;
     int result = net_uv_lan_open(&node->lan, &node->loop, &config);
-    (void)snprintf(node->lan_reason, sizeof node->lan_reason, "%s", result < 0 ? err_text(result) : "starting");
+    (void)snprintf(node->lan_reason, sizeof node->lan_reason, "%s",
+                   result < 0 ? err_text(result) : "starting");
 }
 
 /* ---- life ---- */
@@ -605,8 +608,7 @@ static int open_portmap(struct node *node)
         return ERR_OK;
     if (portmap_thread_find_helper("dunlin-upnp", helper) == ERR_OK)
         thread.upnp_helper = helper;
-    int result =
-        portmap_thread_start(&node->portmap_thread, &node->loop, &thread, on_portmap_result, node);
+    int result = portmap_thread_start(&node->portmap_thread, &node->loop, &thread, on_portmap_result, node);
     if (result < 0)
         node_info(node, TRACE_LEVEL_WARN, "port mapping does not run: %s", err_text(result));
     return ERR_OK;

@@ -3,7 +3,6 @@
  * A wanted peer without a connection gets, in this order: probes to every address we know; a DHT lookup of
  * its peer record, repeated with back-off; and, once a route answers, a QUIC connection dialled by the lower
  * id. */
-#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,9 +13,9 @@ enum {
     LOOKUP_MIN_S = 2,
     LOOKUP_MAX_S = 60,
     DIAL_S = 3,
-    OWN_ADDRS_S = 60,
     SEED_RETRY_S = 30,
-    PEER_KEEP_S = 300
+    PEER_KEEP_S = 300,
+    STRANGER_S = 60,
 };
 
 struct node_peer *peers_find(struct node *node, const struct id *id)
@@ -30,6 +29,7 @@ struct node_peer *peers_find(struct node *node, const struct id *id)
 
 static void release(struct node *node, struct node_peer *peer)
 {
+    meet_forget(node, peer, node_now_ns());
     nat_path_peer_remove(node->path, &peer->id);
     memset(peer, 0, sizeof *peer);
 }
@@ -96,6 +96,22 @@ void peers_add_addr(struct node *node, struct node_peer *peer, const struct net_
     if (nat_path_peer_add(node->path, node_now_ns(), &peer->id) == ERR_OK &&
         nat_path_candidate_add(node->path, node_now_ns(), &peer->id, addr, kind_of(addr)) < 0)
         peer->addr_count--; /* all candidates are in better standing */
+}
+
+struct node_peer *peers_admit(struct node *node, uint64_t now_ns, const struct id *id)
+{
+    size_t strangers = 0;
+    struct node_peer *peer = peers_find(node, id);
+    if (peer != NULL && peer->wanted_until_ns >= now_ns)
+        return peer;
+    for (size_t i = 0; i < NODE_PEERS_MAX; i++)
+        strangers += node->peers[i].used && node->peers[i].stranger;
+    peer = strangers < NODE_STRANGERS_MAX ? peers_get(node, id) : NULL;
+    if (peer != NULL) {
+        peer->stranger = true;
+        peer->wanted_until_ns = now_ns + STRANGER_S * NODE_SECOND_NS;
+    }
+    return peer;
 }
 
 struct node_peer *peers_want(struct node *node, const struct id *id, const struct net_addr *addrs,
@@ -165,6 +181,8 @@ void peers_disconnected(struct node *node, const struct quic_event *event)
 /* Address record of a wanted peer, and providers of runs whose chain we lack. */
 void peers_dht_event(struct node *node, uint64_t now_ns, const struct dht_event *event)
 {
+    if (event->kind == DHT_EVENT_CONTACT)
+        own_public_peer(node, now_ns, &event->node);
     if (event->kind == DHT_EVENT_VALUE && event->record.type == DHT_RECORD_PROVIDER) {
         for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
             struct run *run = &node->runs[i];
@@ -185,6 +203,7 @@ void peers_dht_event(struct node *node, uint64_t now_ns, const struct dht_event 
         if (event->kind == DHT_EVENT_VALUE) {
             for (size_t k = 0; k < event->record.addr_count; k++)
                 peers_add_addr(node, peer, &event->record.addrs[k]);
+            meet_record(node, peer, bytes_of(event->record.extra, event->record.extra_len));
         } else if (event->kind == DHT_EVENT_LOOKUP_DONE) {
             uint64_t wait_s = (uint64_t)LOOKUP_MIN_S << (peer->lookup_fails < 5 ? peer->lookup_fails : 5);
             peer->lookup = 0;
@@ -205,6 +224,8 @@ static void chase(struct node *node, struct node_peer *peer, uint64_t now_ns)
         if (result < 0 && result != ERR_EXISTS && result != ERR_STATE)
             trace_emit(&node->trace, TRACE_CONN_REFUSED, now_ns, &peer->id, 0, 0, result);
     }
+    if (!reachable)
+        meet_seek(node, peer, now_ns);
     if (!reachable && now_ns >= peer->lookup_next_ns) {
         peer->lookup_next_ns = now_ns + LOOKUP_MIN_S * NODE_SECOND_NS;
         if (peer->lookup == 0 &&
@@ -254,6 +275,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
         } else {
             continue;
         }
+        ways_public(node, &seed->id, &contact.addr);
         int result = dht_bootstrap(node->dht, node_now_ns(), &contact);
         if (result < 0 && result != ERR_INVALID && result != ERR_EXISTS)
             node_info(node, TRACE_LEVEL_WARN, "seed %s: %s", seed->host, err_text(result));
@@ -298,74 +320,8 @@ static void resolve_seeds(struct node *node, uint64_t now_ns)
     }
 }
 
-static void add_own(struct node *node, struct net_addr addrs[], size_t *count, const struct net_addr *addr)
-{
-    struct net_addr with_port = *addr;
-    if (with_port.port == 0)
-        with_port.port = net_uv_socket_port(node->socket);
-    for (size_t i = 0; i < *count; i++) {
-        if (net_addr_equal(&addrs[i], &with_port))
-            return;
-    }
-    if (*count < NODE_OWN_ADDRS_MAX)
-        addrs[(*count)++] = with_port;
-}
-
-static void add_interfaces(struct node *node, struct net_addr addrs[], size_t *count)
-{
-    uv_interface_address_t *interfaces;
-    int interface_count;
-    if (uv_interface_addresses(&interfaces, &interface_count) < 0)
-        return;
-    for (int i = 0; i < interface_count; i++) {
-        const uv_interface_address_t *at = &interfaces[i];
-        struct net_addr addr = {.port = net_uv_socket_port(node->socket)};
-        if (at->is_internal)
-            continue;
-        if (at->address.address4.sin_family == AF_INET) {
-            addr.family = NET_FAMILY_V4;
-            memcpy(addr.ip, &at->address.address4.sin_addr, 4);
-        } else {
-            addr.family = NET_FAMILY_V6;
-            memcpy(addr.ip, &at->address.address6.sin6_addr, 16);
-        }
-        enum net_scope scope = net_addr_scope(&addr);
-        if (net_uv_socket_has(node->socket, addr.family) &&
-            (scope == NET_SCOPE_GLOBAL || scope == NET_SCOPE_PRIVATE))
-            add_own(node, addrs, count, &addr);
-    }
-    uv_free_interface_addresses(interfaces, interface_count);
-}
-
-void peers_own_addrs(struct node *node, uint64_t now_ns)
-{
-    static const enum net_scope seen[] = {NET_SCOPE_GLOBAL, NET_SCOPE_LOOPBACK};
-    static const enum net_family families[] = {NET_FAMILY_V4, NET_FAMILY_V6};
-    struct net_addr addrs[NODE_OWN_ADDRS_MAX] = {{0}};
-    size_t count = 0;
-    node->addrs_next_ns = now_ns + OWN_ADDRS_S * NODE_SECOND_NS;
-    for (size_t s = 0; s < 2; s++) {
-        for (size_t f = 0; f < 2; f++) {
-            struct net_addr addr;
-            if (nat_observed_address(&node->observed, families[f], seen[s], &addr) == ERR_OK)
-                add_own(node, addrs, &count, &addr);
-        }
-        if (s == 0)
-            add_interfaces(node, addrs, &count);
-    }
-    if (count == node->own_addr_count && memcmp(addrs, node->own_addrs, sizeof addrs) == 0)
-        return;
-    memcpy(node->own_addrs, addrs, sizeof addrs);
-    node->own_addr_count = count;
-    dht_set_addresses(node->dht, now_ns, addrs, count, bytes_of(NULL, 0));
-    for (size_t i = 0; i < NODE_RUNS_MAX; i++)
-        node->runs[i].member_put_ns = 0; /* members learn the new addresses from our register */
-}
-
 void peers_tick(struct node *node, uint64_t now_ns)
 {
-    if (now_ns >= node->addrs_next_ns)
-        peers_own_addrs(node, now_ns);
     if (now_ns >= node->seeds_next_ns)
         resolve_seeds(node, now_ns);
     for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
@@ -381,7 +337,7 @@ void peers_tick(struct node *node, uint64_t now_ns)
 
 uint64_t peers_deadline_ns(const struct node *node)
 {
-    uint64_t first = node->addrs_next_ns < node->seeds_next_ns ? node->addrs_next_ns : node->seeds_next_ns;
+    uint64_t first = node->seeds_next_ns;
     for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
         const struct node_peer *peer = &node->peers[i];
         if (!peer->used || peer->connected)

@@ -1,10 +1,11 @@
-/* Every way a datagram can leave or come: the main UDP port, an auxiliary socket, a TCP link, a relay session.
+/* Every way a datagram can leave or come: the main UDP port, an auxiliary socket, a TCP link, a relay
+ * session.
  *
- * A struct net_addr names the way in its `via`; the cores never learn how it is done.  Three things are decided
- * here.  Packets to a relay session get its frame head and go to the relay, by whatever way that is reached.
- * Frames that arrive are taken apart when the session is ours, and handed on when we are the relay.  And where
- * UDP is blocked, what is meant for a global address of the main port goes over a TCP link to the same host
- * instead, dialled when first needed, while the rest of the node sees no difference:
+ * A struct net_addr names the way in its `via`; the cores never learn how it is done.  Three things are
+ * decided here.  Packets to a relay session get its frame head and go to the relay, by whatever way that is
+ * reached. Frames that arrive are taken apart when the session is ours, and handed on when we are the relay.
+ * And where UDP is blocked, what is meant for a global address of the main port goes over a TCP link to the
+ * same host instead, dialled when first needed, while the rest of the node sees no difference:
  *
  *     OPEN --UDP asked, silent for UDP_PATIENCE, a TCP link to a seed or relay opens--> BLOCKED
  *       ^------------------------- any authentic UDP datagram from outside ----------------+ */
@@ -173,6 +174,8 @@ void ways_public(struct node *node, const struct id *id, const struct net_addr *
         node->public_count++;
     }
     node->publics[at] = (struct dht_contact){.id = *id, .addr = *addr};
+    if (node->public_count == 1)
+        own_changed(node, node_now_ns()); /* there is an outside */
 }
 
 void ways_tick(struct node *node, uint64_t now_ns)
@@ -191,7 +194,7 @@ uint64_t ways_deadline_ns(const struct node *node, uint64_t now_ns)
         return next;
     if (!node->udp_blocked && node->udp_asked_ns > node->udp_heard_ns && node->public_count > 0)
         next = now_ns < node->udp_asked_ns + MS(UDP_PATIENCE_MS) ? node->udp_asked_ns + MS(UDP_PATIENCE_MS)
-                                                                  : now_ns + MS(1000);
+                                                                 : now_ns + MS(1000);
     for (size_t i = 0; i < NODE_TCP_WAYS_MAX; i++) {
         if (dialling(&node->tcp_ways[i]) && now_ns + MS(200) < next)
             next = now_ns + MS(200);
@@ -307,8 +310,7 @@ static void forward(struct node *node, uint64_t now_ns, const struct net_addr *f
                     const struct bytes frames[], size_t count)
 {
     struct nat_relay_run runs[NET_UV_BATCH_MAX];
-    size_t run_count =
-        nat_relay_forward(node->relay, now_ns, from, frames, count, runs, NET_UV_BATCH_MAX);
+    size_t run_count = nat_relay_forward(node->relay, now_ns, from, frames, count, runs, NET_UV_BATCH_MAX);
     for (size_t i = 0; i < run_count; i++)
         hand_on(node, now_ns, &runs[i], frames + runs[i].first);
 }

@@ -9,14 +9,14 @@
 #include "net/rpc_quic.h"
 #include "node/internal.h"
 
-enum { BUSY_INTERVAL_MS = 200, CLOCK_INTERVAL_S = 60, SHAPER_BURST_DEFAULT = 0, STRANGER_S = 60 };
+enum { HTTPS_PORT = 443, BUSY_INTERVAL_MS = 200, CLOCK_INTERVAL_S = 60, SHAPER_BURST_DEFAULT = 0 };
 
-static void send_raw(struct node *node, uint64_t now_ns, const struct net_addr *to, const uint8_t *data,
-                     size_t len, size_t segment)
+static void send_raw(struct node *node, uint64_t now_ns, const struct id *peer, const struct net_addr *to,
+                     const uint8_t *data, size_t len, size_t segment)
 {
     /* Datagrams may be lost anywhere: a full queue or a missing route is counted by the socket. */
-    int result = net_uv_socket_send(node->socket, to, data, len, segment);
-    if (result < 0 && result != ERR_AGAIN && result != ERR_UNREACHABLE)
+    int result = ways_send(node, now_ns, peer, to, data, len, segment);
+    if (result < 0 && result != ERR_AGAIN && result != ERR_UNREACHABLE && result != ERR_NOT_FOUND)
         trace_emit(&node->trace, TRACE_DATAGRAM_DROPPED, now_ns, NULL, 0, 0, result);
 }
 
@@ -29,7 +29,7 @@ void wire_send(struct node *node, uint64_t now_ns, const struct net_message *mes
         return;
     }
     shaper_charge(&node->shaper, now_ns, (size_t)len);
-    send_raw(node, now_ns, &message->addr, sealed, (size_t)len, 0);
+    send_raw(node, now_ns, &message->peer, &message->addr, sealed, (size_t)len, 0);
 }
 
 static void receive_quic(struct node *node, uint64_t now_ns, const struct net_addr *from,
@@ -40,12 +40,14 @@ static void receive_quic(struct node *node, uint64_t now_ns, const struct net_ad
     struct quic_reply reply = {.len = 0};
     bool is_known = nat_path_peer_at(node->path, from, &known) == ERR_OK;
     int result = quic_recv(node->quic, now_ns, is_known ? &known : NULL, datagram, &peer, &reply);
-    if (result == 1)
+    if (result == 1) {
+        ways_heard(node, now_ns, from);
         nat_path_heard(node->path, now_ns, &peer, from);
-    else if (result < 0)
+    } else if (result < 0) {
         trace_emit(&node->trace, TRACE_DATAGRAM_DROPPED, now_ns, is_known ? &known : NULL, 0, 0, result);
+    }
     if (reply.len > 0)
-        send_raw(node, now_ns, from, reply.bytes, reply.len, 0);
+        send_raw(node, now_ns, NULL, from, reply.bytes, reply.len, 0);
 }
 
 /* Said once a minute: most often somebody gave the wrong --network. */
@@ -74,25 +76,31 @@ static void receive_sealed(struct node *node, uint64_t now_ns, const struct net_
             result = dht_recv(node->dht, now_ns, node_wall_ms(), &message);
         else if (message.kind == NET_KIND_PROBE || message.kind == NET_KIND_PROBE_ANSWER)
             result = nat_path_recv(node->path, now_ns, &message);
+        else if ((message.kind >= NET_KIND_REACH_FIRST && message.kind <= NET_KIND_PUNCH_LAST) ||
+                 (message.kind >= NET_KIND_RELAY_FIRST && message.kind <= NET_KIND_RELAY_LAST))
+            result = meet_recv(node, now_ns, &message);
         else
             result = ERR_UNSUPPORTED;
     }
+    if (result == ERR_OK || result == NET_SEAL_CONTROL)
+        ways_heard(node, now_ns, from);
     if (result == ERR_NETWORK)
         other_network(node, now_ns, from);
     if (result < 0)
         trace_emit(&node->trace, TRACE_DATAGRAM_DROPPED, now_ns, NULL, 0, 0, result);
 }
 
-static void on_batch(void *user, uint64_t now_ns, const struct net_addr *from, const struct bytes *datagrams,
-                     size_t count)
+void wire_datagram(struct node *node, uint64_t now_ns, const struct net_addr *from, struct bytes datagram)
 {
-    struct node *node = user;
-    for (size_t i = 0; i < count; i++) {
-        if (quic_is_packet(datagrams[i]))
-            receive_quic(node, now_ns, from, datagrams[i]);
-        else
-            receive_sealed(node, now_ns, from, datagrams[i]);
-    }
+    if (quic_is_packet(datagram))
+        receive_quic(node, now_ns, from, datagram);
+    else
+        receive_sealed(node, now_ns, from, datagram);
+}
+
+static void on_link(void *user, uint64_t now_ns, const struct net_uv_tcp_info *info, int reason)
+{
+    ways_tcp_link(user, now_ns, info, reason);
 }
 
 static void on_drain(void *user, uint64_t now_ns)
@@ -195,12 +203,68 @@ static int open_socket(struct node *node, char why[NODE_ERROR_SIZE])
     const char *reason = "";
     struct net_uv_socket_config config = net_uv_socket_config_default();
     config.port = node->config.listen_port;
-    config.callbacks = (struct net_uv_callbacks){.on_batch = on_batch, .on_drain = on_drain, .user = node};
+    config.callbacks = (struct net_uv_callbacks){.on_batch = ways_on_udp, .on_drain = on_drain, .user = node};
     int result = net_uv_socket_open(&node->socket, &node->loop, &config, &reason);
     if (result < 0)
         (void)snprintf(why, NODE_ERROR_SIZE, "UDP port %u: %s%s", (unsigned)config.port, reason,
                        result == ERR_IN_USE ? "; choose another with --listen" : "");
     return result;
+}
+
+/* True when a machine has a global IPv4 address of its own: a server, whose port 443 others may need. */
+static bool has_global_v4(void)
+{
+    uv_interface_address_t *interfaces;
+    int count;
+    bool found = false;
+    if (uv_interface_addresses(&interfaces, &count) < 0)
+        return false;
+    for (int i = 0; i < count && !found; i++) {
+        struct net_addr addr = {.family = NET_FAMILY_V4, .port = 1};
+        if (interfaces[i].is_internal || interfaces[i].address.address4.sin_family != AF_INET)
+            continue;
+        memcpy(addr.ip, &interfaces[i].address.address4.sin_addr, 4);
+        found = net_addr_scope(&addr) == NET_SCOPE_GLOBAL;
+    }
+    uv_free_interface_addresses(interfaces, count);
+    return found;
+}
+
+/* TCP is a help for those without UDP: without it the node runs all the same. */
+static void open_tcp(struct node *node)
+{
+    const char *reason = "";
+    struct net_uv_tcp_config config = net_uv_tcp_config_default();
+    if (!node->config.tcp)
+        return;
+    config.identity = &node->identity;
+    config.network_id = node->network.id;
+    config.port = net_uv_socket_port(node->socket);
+    config.extra_port = node->config.tcp_port;
+    if (node->config.tcp_port_auto && has_global_v4())
+        config.extra_port = HTTPS_PORT;
+    config.callbacks = (struct net_uv_tcp_callbacks){
+        .on_link = on_link, .on_batch = ways_on_tcp, .on_drain = on_drain, .user = node};
+    int result = net_uv_tcp_open(&node->tcp, &node->loop, &config, &reason);
+    if (result == ERR_IN_USE || result == ERR_PERMISSION) {
+        node_info(node, TRACE_LEVEL_WARN, "TCP port %u: %s; TCP links are dialled but not taken",
+                  (unsigned)config.port, reason);
+        config.listen = false;
+        config.extra_port = 0;
+        result = net_uv_tcp_open(&node->tcp, &node->loop, &config, &reason);
+    }
+    if (result < 0)
+        node_info(node, TRACE_LEVEL_WARN, "no TCP links: %s", reason);
+    else if (net_uv_tcp_extra_error(node->tcp) < 0)
+        node_info(node, node->config.tcp_port_auto ? TRACE_LEVEL_INFO : TRACE_LEVEL_WARN,
+                  "TCP port %u cannot be had: %s", (unsigned)config.extra_port,
+                  err_text(net_uv_tcp_extra_error(node->tcp)));
+}
+
+static int open_aux(struct node *node)
+{
+    struct net_uv_callbacks callbacks = {.on_batch = ways_on_udp, .on_drain = on_drain, .user = node};
+    return net_uv_aux_create(&node->aux, &node->loop, false, &callbacks);
 }
 
 int wire_open(struct node *node, char why[NODE_ERROR_SIZE])
@@ -222,14 +286,24 @@ int wire_open(struct node *node, char why[NODE_ERROR_SIZE])
         (void)snprintf(why, NODE_ERROR_SIZE, "network parts: %s", err_text(result));
         return result;
     }
-    return open_socket(node, why);
+    result = open_socket(node, why);
+    if (result < 0)
+        return result;
+    open_tcp(node);
+    result = open_aux(node);
+    return result < 0 ? result : own_open(node, now_ns, why);
 }
 
 void wire_close(struct node *node)
 {
     if (node->socket != NULL)
         net_uv_socket_close(node->socket);
+    net_uv_tcp_close(node->tcp);
+    net_uv_aux_close_all(node->aux);
     node->socket = NULL;
+    node->tcp = NULL;
+    node->aux = NULL;
+    own_close(node);
     speed_close(node);
     if (node->rpc != NULL)
         rpc_destroy(node->rpc);
@@ -250,36 +324,29 @@ void wire_close(struct node *node)
 }
 
 /* Whoever probes us wants a connection; a flood of strangers may not crowd out those we want ourselves. */
-static struct node_peer *admit_stranger(struct node *node, uint64_t now_ns, const struct id *id)
+static void route_event(struct node *node, uint64_t now_ns, const struct nat_path_event *event)
 {
-    size_t strangers = 0;
-    for (size_t i = 0; i < NODE_PEERS_MAX; i++)
-        strangers += node->peers[i].used && node->peers[i].stranger;
-    struct node_peer *peer = strangers < NODE_STRANGERS_MAX ? peers_get(node, id) : NULL;
-    if (peer != NULL) {
-        peer->stranger = true;
-        peer->wanted_until_ns = now_ns + STRANGER_S * NODE_SECOND_NS;
-    }
-    return peer;
-}
-
-/* A route began to answer: the lower id dials.  A connection that lived through the gap starts its congestion
- * state afresh, or its back-off would keep it silent for seconds. */
-static void route_up(struct node *node, uint64_t now_ns, const struct nat_path_event *event)
-{
-    struct node_peer *peer = peers_find(node, &event->peer);
+    struct node_peer *peer = event->type == NAT_PATH_ROUTE_UP ? peers_admit(node, now_ns, &event->peer)
+                                                              : peers_find(node, &event->peer);
     struct quic_peer_info info;
-    if (peer == NULL || peer->wanted_until_ns < now_ns)
-        peer = admit_stranger(node, now_ns, &event->peer);
     if (peer == NULL)
         return;
     peer->route_rtt_ns = event->rtt_ns;
-    peer->last_seen_ns = now_ns;
-    if (quic_peer_info(node->quic, &event->peer, &info) == ERR_OK) {
-        quic_path_changed(node->quic, now_ns, &event->peer, QUIC_DATAGRAM_MAX);
+    meet_route(node, peer, now_ns, event);
+    if (event->type != NAT_PATH_ROUTE_UP)
         return;
-    }
-    peer->dial_next_ns = now_ns;
+    peer->last_seen_ns = now_ns;
+    if (quic_peer_info(node->quic, &event->peer, &info) < 0)
+        peer->dial_next_ns = now_ns;
+}
+
+static void observed_event(struct node *node, uint64_t now_ns, const struct nat_path_event *event)
+{
+    if (node->udp_blocked)
+        return; /* what is seen is a TCP link's port */
+    int result = nat_observed_report(&node->observed, now_ns, &event->addr, &event->old);
+    (void)result; /* a report that is not to be believed is ignored */
+    nat_reach_seen(node->reach, now_ns, &event->addr, &event->old);
 }
 
 static void path_event(struct node *node, uint64_t now_ns, const struct nat_path_event *event)
@@ -287,27 +354,26 @@ static void path_event(struct node *node, uint64_t now_ns, const struct nat_path
     struct node_peer *peer = peers_find(node, &event->peer);
     switch (event->type) {
     case NAT_PATH_ROUTE_UP:
-        route_up(node, now_ns, event);
-        break;
     case NAT_PATH_ROUTE_CHANGED:
+    case NAT_PATH_ROUTE_DEAD:
+        route_event(node, now_ns, event);
+        break;
+    case NAT_PATH_OBSERVED:
+        observed_event(node, now_ns, event);
+        break;
+    case NAT_PATH_AGEING:
         if (peer != NULL)
-            peer->route_rtt_ns = event->rtt_ns;
-        quic_path_changed(node->quic, now_ns, &event->peer, QUIC_DATAGRAM_MAX);
+            meet_ageing(node, peer, now_ns);
         break;
-    case NAT_PATH_ROUTE_DEAD: /* nat/ reported it */
+    case NAT_PATH_ROUTE_GONE:
+        nat_punch_release(node->punch, event->addr.via);
         break;
-    case NAT_PATH_OBSERVED: {
-        int result = nat_observed_report(&node->observed, now_ns, &event->addr, &event->old);
-        (void)result; /* a report that is not to be believed is ignored */
-        break;
-    }
     }
 }
 
 static bool drain_path(struct node *node, uint64_t now_ns)
 {
     struct nat_path_event event;
-    struct nat_observed_event moved;
     struct net_message message;
     bool any = false;
     while (nat_path_poll_event(node->path, &event)) {
@@ -316,10 +382,6 @@ static bool drain_path(struct node *node, uint64_t now_ns)
     }
     while (nat_path_poll_send(node->path, now_ns, &message)) {
         wire_send(node, now_ns, &message);
-        any = true;
-    }
-    while (nat_observed_poll_event(&node->observed, &moved)) {
-        peers_own_addrs(node, now_ns);
         any = true;
     }
     return any;
@@ -349,10 +411,12 @@ bool wire_drain(struct node *node, uint64_t now_ns)
     bool any = false;
     for (size_t len = net_seal_poll_reply(node->seal, sealed, &to); len > 0;
          len = net_seal_poll_reply(node->seal, sealed, &to)) {
-        send_raw(node, now_ns, &to, sealed, len, 0);
+        send_raw(node, now_ns, NULL, &to, sealed, len, 0);
         any = true;
     }
     any |= drain_path(node, now_ns);
+    any |= own_drain(node, now_ns);
+    any |= meet_drain(node, now_ns);
     any |= drain_dht(node, now_ns);
     rpc_quic_pump(node->rpc, node->quic, now_ns);
     return any;
@@ -361,7 +425,7 @@ bool wire_drain(struct node *node, uint64_t now_ns)
 bool wire_sends(struct node *node, uint64_t now_ns)
 {
     struct id peer;
-    struct net_addr to;
+    struct net_addr to[2];
     size_t segment;
     bool any = false;
     while (net_uv_socket_ready(node->socket)) {
@@ -369,8 +433,9 @@ bool wire_sends(struct node *node, uint64_t now_ns)
         if (len == 0)
             break;
         any = true;
-        if (nat_path_route(node->path, &peer, &to) == ERR_OK)
-            send_raw(node, now_ns, &to, node->batch, len, segment);
+        size_t routes = nat_path_routes(node->path, &peer, to);
+        for (size_t i = 0; i < routes; i++)
+            send_raw(node, now_ns, &peer, &to[i], node->batch, len, segment);
     }
     return any;
 }
@@ -399,6 +464,9 @@ static void check_clock(struct node *node, uint64_t now_ns)
 
 void wire_tick(struct node *node, uint64_t now_ns)
 {
+    ways_tick(node, now_ns);
+    own_tick(node, now_ns);
+    meet_tick(node, now_ns);
     nat_path_tick(node->path, now_ns);
     dht_tick(node->dht, now_ns, node_wall_ms());
     quic_tick(node->quic, now_ns);
@@ -422,6 +490,9 @@ uint64_t wire_deadline_ns(struct node *node, uint64_t now_ns)
 {
     const uint64_t deadlines[] = {
         nat_path_deadline_ns(node->path),
+        ways_deadline_ns(node, now_ns),
+        own_deadline_ns(node),
+        meet_deadline_ns(node),
         dht_deadline_ns(node->dht),
         quic_deadline_ns(node->quic, now_ns),
         rpc_deadline_ns(node->rpc),
