@@ -97,6 +97,11 @@ class Node:
             "1",
             "--log-file",
             self.log,
+            # What runs on one machine asks nothing of the network around it.
+            "--port-mapping",
+            "no",
+            "--lan",
+            "no",
         ]
         if self.cpu is not None:
             words += ["--cpu", str(self.cpu)]
