@@ -8,6 +8,9 @@ pkg_check_modules(LMDB REQUIRED IMPORTED_TARGET lmdb)
 pkg_check_modules(NGTCP2 REQUIRED IMPORTED_TARGET libngtcp2>=0.12.1 libngtcp2_crypto_gnutls gnutls)
 pkg_check_modules(INIH REQUIRED IMPORTED_TARGET inih)
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
+pkg_check_modules(MINIUPNPC REQUIRED IMPORTED_TARGET miniupnpc)
+pkg_check_modules(AVAHI REQUIRED IMPORTED_TARGET avahi-core)
+find_library(NATPMP_LIBRARY natpmp REQUIRED) # Debian's package has no .pc file
 
 add_library(dunlin_flags INTERFACE)
 target_compile_options(dunlin_flags INTERFACE
