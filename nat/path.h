@@ -41,6 +41,8 @@
 enum {
     NAT_PATH_PEERS_MAX = 512,
     NAT_PATH_CANDIDATES_MAX = 12, /* per peer */
+    NAT_PATH_OFFERED_MAX = 10,    /* of them offered by the caller: leaves room to follow a peer that moves */
+    NAT_PATH_LEARNT_MAX = 6,      /* of them learnt from sources: leaves room for those offered */
     NAT_PATH_RELAYED_MAX = 3,     /* of them by relays */
     NAT_PATH_TCP_MAX = 2,         /* by TCP links */
     NAT_PATH_AUX_MAX = 3,         /* by auxiliary sockets */
@@ -52,7 +54,7 @@ enum {
 
 enum nat_route_kind {
     NAT_ROUTE_NONE,    /* of nat_path_trace and nat_path_route_kind only */
-    NAT_ROUTE_LAN,     /* found on the local network, loopback, or any private address */
+    NAT_ROUTE_LAN,     /* found on the local network, or learnt from a private or loopback source */
     NAT_ROUTE_DIRECT6, /* published by the peer */
     NAT_ROUTE_DIRECT4,
     NAT_ROUTE_MAPPED,  /* published, and held open by a port mapping of its router */

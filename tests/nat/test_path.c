@@ -421,7 +421,7 @@ Test(path, refuses_itself_and_bad_input)
     cr_expect_eq(nat_path_candidate_add(path, 0, peer, &addr, NAT_ROUTE_LAN), ERR_NOT_FOUND);
     cr_expect_eq(nat_path_peer_add(path, 0, peer), ERR_OK);
     cr_expect_eq(nat_path_candidate_add(path, 0, peer, &zero_port, NAT_ROUTE_LAN), ERR_INVALID);
-    cr_expect_eq(nat_path_candidate_add(path, 0, peer, &addr, NAT_ROUTE_RELAYED), ERR_UNSUPPORTED);
+    cr_expect_eq(nat_path_candidate_add(path, 0, peer, &addr, NAT_ROUTE_RELAYED), ERR_INVALID);
     struct net_message good = probe_from(peer, "198.51.100.1:2", 1, NET_KIND_PROBE);
     for (size_t len = 0; len < good.body_len; len++) {
         struct net_message cut = good;
@@ -455,7 +455,7 @@ Test(path, tables_are_capped)
     cr_expect_eq(nat_path_peer_add(path, net.now_ns, &(struct id){.bytes = {0xbb, 99}}), ERR_FULL);
     cr_expect_eq(nat_path_peer_add(path, net.now_ns, &(struct id){.bytes = {0xbb, 3}}), ERR_OK);
     const struct id peer = {.bytes = {0xbb, 3}};
-    for (unsigned i = 0; i < NAT_PATH_CANDIDATES_MAX; i++) {
+    for (unsigned i = 0; i < NAT_PATH_OFFERED_MAX; i++) {
         struct net_addr addr = {.family = NET_FAMILY_V4, .ip = {203, 0, 113, (uint8_t)i}, .port = 9};
         cr_expect_eq(nat_path_candidate_add(path, net.now_ns, &peer, &addr, NAT_ROUTE_DIRECT4), ERR_OK);
     }
