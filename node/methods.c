@@ -206,19 +206,15 @@ void method_status(void *user, struct control_call *call, const struct pack_read
 
 const char *methods_path_text(const struct node *node, const struct id *peer)
 {
-    static const char *const names[] = {[0] = "none",
-                                        [NAT_ROUTE_LAN] = "lan",
-                                        [NAT_ROUTE_DIRECT6] = "direct6",
-                                        [NAT_ROUTE_DIRECT4] = "direct4",
-                                        [NAT_ROUTE_OBSERVED] = "observed",
-                                        [NAT_ROUTE_RELAYED] = "relayed"};
-    struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
-    int count = nat_path_candidates(node->path, peer, info, NAT_PATH_CANDIDATES_MAX);
-    for (int i = 0; i < count; i++) {
-        if (info[i].state == NAT_ACTIVE || info[i].state == NAT_SUSPECT)
-            return net_addr_scope(&info[i].addr) == NET_SCOPE_GLOBAL ? names[info[i].kind] : "lan";
-    }
-    return names[0];
+    struct net_addr addr;
+    enum nat_route_kind kind;
+    if (nat_path_route_kind(node->path, peer, &addr, &kind) < 0)
+        kind = NAT_ROUTE_NONE;
+    /* Where UDP is blocked a TCP link stands in for it, and nobody above knows. */
+    if (kind != NAT_ROUTE_NONE && addr.via == NET_VIA_MAIN && node->udp_blocked &&
+        net_addr_scope(&addr) == NET_SCOPE_GLOBAL)
+        kind = NAT_ROUTE_TCP;
+    return nat_route_kind_text(kind);
 }
 
 static void reply_peer(struct node *node, const struct node_peer *peer, struct reply *r)
