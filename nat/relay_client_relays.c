@@ -630,24 +630,24 @@ bool rc_relay_send(struct nat_relay_client *client, uint64_t now_ns, struct rc_r
 
 void rc_relays_check(const struct nat_relay_client *client)
 {
+    uint32_t sessions[NAT_RELAY_CLIENT_RELAYS_MAX] = {0};
     size_t candidates = 0;
+    for (size_t i = 0; i < client->slot_count; i++) {
+        const struct rc_session *session = &client->sessions[i];
+        if (session->state != RC_FREE && session->state != RC_WAITING)
+            sessions[session->relay]++;
+    }
     for (size_t i = 0; i < NAT_RELAY_CLIENT_RELAYS_MAX; i++) {
         const struct rc_relay *at = &client->relays[i];
-        uint32_t sessions = 0;
-        for (size_t k = 0; k < client->slot_count; k++) {
-            const struct rc_session *session = &client->sessions[k];
-            bool live = session->state != RC_FREE && session->state != RC_WAITING;
-            sessions += live && session->relay == i;
-        }
-        ASSERT(at->used || sessions == 0);
+        ASSERT(at->used || sessions[i] == 0);
         if (!at->used)
             continue;
         candidates += at->candidate;
-        ASSERT(sessions == at->sessions && sessions <= NAT_RELAY_KEEP_SESSIONS);
+        ASSERT(sessions[i] == at->sessions && sessions[i] <= NAT_RELAY_KEEP_SESSIONS);
         ASSERT(at->candidate || rc_relay_active(at) || at->release.open);
         ASSERT((at->state == RC_ASKING) <= at->ask.open);
         ASSERT(!at->ask.open || at->state != RC_IDLE);
-        ASSERT(client->deadline_ns <= rc_relay_next_ns(client, at) || client->deadline_ns == 0);
+        ASSERT(client->deadline_ns <= rc_relay_next_ns(client, at));
     }
     ASSERT(candidates <= NAT_RELAY_CLIENT_CANDIDATES_MAX);
     ASSERT(held_count(client) <= client->config.wanted);
