@@ -125,8 +125,9 @@ size_t nat_relay_client_size(const struct nat_relay_client_config *config);
  * nat_relay_client_config_check (asserted) and is copied. */
 struct nat_relay_client *nat_relay_client_init(void *memory, const struct nat_relay_client_config *config);
 
-/* How many reservations to hold from now on; 0 when the node is itself reachable: those held are given back.
- * At most NAT_RELAY_CLIENT_WANTED_MAX (asserted). */
+/* How many reservations to hold from now on; 0 when the node is itself reachable: those held are given back,
+ * at once or, where sessions go through them, by letting the lease run out. At most
+ * NAT_RELAY_CLIENT_WANTED_MAX (asserted). */
 void nat_relay_client_set_wanted(struct nat_relay_client *client, uint64_t now_ns, size_t wanted);
 /* Offers a relay for reservations (a public node that runs one), or a further address of a known relay: that
  * is tried as well, and used from then on when it answers (nothing but a sealed answer from there moves a
