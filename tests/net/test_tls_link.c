@@ -4,8 +4,11 @@
 #include <gnutls/gnutls.h>
 
 #include "net/tls_frame.h"
+#include "support/page.h"
 #include "support/support.h"
 #include "tls_pair.h"
+
+#define PAGE TEST_SOURCE_DIR "/../../docs/protocol/tcp.md"
 
 static bool is_open(const struct tls_pair *pair)
 {
@@ -612,4 +615,29 @@ Test(tls_link, the_frame_queue_keeps_order_and_bounds)
         cr_assert_eq(q.used, len);
     }
     cr_assert_gt(full, 1000);
+}
+
+/* The page's example, at every cut: what is whole comes out, and made again it is the same. */
+Test(tls_link, the_page)
+{
+    static const char *const datagrams[] = {"", "dun", "lin!"};
+    uint8_t example[64];
+    uint8_t ring[64];
+    size_t len = page_example(PAGE, "frames", example, sizeof example);
+    cr_assert(len > 0 && page_examples(PAGE) == 1);
+    for (size_t cut = 0; cut <= len; cut++) {
+        uint8_t bytes[2048];
+        struct tls_frame_reader reader = tls_frame_reader_over(bytes, sizeof bytes);
+        size_t room;
+        memcpy(tls_frame_room(&reader, &room), example, cut);
+        tls_frame_filled(&reader, cut);
+        size_t count = 0;
+        while (tls_frame_waits(&reader) == 1)
+            cr_assert(bytes_equal(tls_frame_take(&reader), bytes_of_text(datagrams[1 + count++])));
+        cr_assert_eq(count, cut == len ? 2 : cut >= 7 ? 1 : 0);
+    }
+    struct tls_frame_queue q = tls_frame_queue_over(ring, sizeof ring);
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(tls_frame_push(&q, bytes_of_text(datagrams[i])), ERR_OK);
+    cr_assert(bytes_equal(tls_frame_span(&q, sizeof ring), bytes_of(example, len)));
 }
