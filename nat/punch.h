@@ -144,8 +144,7 @@ struct nat_punch_event {
 
 /* One past round, for people. */
 struct nat_punch_attempt {
-    uint64_t started_ns;
-    uint64_t elapsed_ns;
+    uint64_t started_ns, elapsed_ns;
     uint32_t probes_sent;
     uint8_t attempts; /* that were begun */
     bool ok;

@@ -227,6 +227,7 @@ static void check_round(const struct nat_punch *punch, uint16_t slot)
 
 void punch_check_tables(const struct nat_punch *punch)
 {
+    uint8_t held[NET_VIA_AUX_LAST / 8 + 1] = {0};
     size_t kept = 0, used = 0, asked = 0;
     ring_check_invariants(&punch->answer_ring);
     ring_check_invariants(&punch->end_ring);
@@ -241,8 +242,10 @@ void punch_check_tables(const struct nat_punch *punch)
         kept += at->state == PUNCH_SOCKET_KEPT;
         used += at->state != PUNCH_SOCKET_FREE;
         ASSERT(at->state == PUNCH_SOCKET_FREE || net_via_is_aux(at->via));
-        for (size_t k = 0; k < i && at->state != PUNCH_SOCKET_FREE; k++)
-            ASSERT(punch->sockets[k].state == PUNCH_SOCKET_FREE || punch->sockets[k].via != at->via);
+        if (at->state != PUNCH_SOCKET_FREE) {
+            ASSERT((held[at->via / 8] & 1u << at->via % 8) == 0);
+            held[at->via / 8] |= (uint8_t)(1u << at->via % 8);
+        }
     }
     ASSERT(kept <= NAT_PUNCH_KEPT_MAX);
     ASSERT(used + asked <= PUNCH_SOCKETS);
