@@ -221,6 +221,7 @@ bool nat_reach_poll_send(struct nat_reach *reach, uint64_t now_ns, struct net_me
 
 /* ---- queries ---- */
 
+/* What is known of the family, by value. */
 struct nat_reach_profile nat_reach_profile(const struct nat_reach *reach, enum net_family family);
 /* The verdict on an address.  ERR_NOT_FOUND: not under verification. */
 MUST_USE int nat_reach_verdict_of(const struct nat_reach *reach, const struct net_addr *addr,

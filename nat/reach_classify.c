@@ -149,10 +149,15 @@ static void compare_pairs(const struct answers *answers, struct nat_reach_profil
 static void dependent(const struct answers *answers, const struct answers *votes, uint16_t local_port,
                       struct nat_reach_profile *profile)
 {
-    size_t omit;
+    size_t omit = SIZE_MAX;
     compare_pairs(answers, profile);
     const struct answers *series = profile->mapping == NAT_REACH_MAPPING_ADDRESS ? votes : answers;
     profile->step = profile->address_varies ? 0 : step_of(series, &omit);
+    if (profile->step == 0 && !profile->address_varies && series != votes && votes->count < answers->count) {
+        series = votes; /* does one of the pair lie, so that its two answers disagree? */
+        profile->step = step_of(series, &omit);
+        profile->pair_known &= profile->step == 0;
+    }
     size_t last = series->count - 1;
     if (profile->step != 0 && omit == last)
         last--;

@@ -113,7 +113,8 @@ static bool open_without_stranger(const struct nat_reach *reach, const struct re
 /* Every helper that there is was asked. */
 static void exhausted(struct nat_reach *reach, uint64_t now_ns, struct reach_own *own)
 {
-    if (own->successes > 0 && own->successes > own->failures) {
+    if (own->successes >= 2 || own->successes > own->failures) {
+        /* Whoever claims to have tried may lie, but what got in got in: two weigh more than any silence. */
         conclude(reach, now_ns, own, NAT_REACH_REACHABLE, NAT_REACH_WHY_PROVEN,
                  NAT_REACH_FILTERING_INDEPENDENT);
     } else if (own->successes > 0) {
@@ -153,7 +154,7 @@ static void ask(struct nat_reach *reach, uint64_t now_ns, struct reach_own *own)
 
 static void next_attempt(struct nat_reach *reach, uint64_t now_ns, struct reach_own *own)
 {
-    if (own->successes >= reach->config.agree && own->successes > own->failures) {
+    if (own->successes >= reach->config.agree) {
         conclude(reach, now_ns, own, NAT_REACH_REACHABLE, NAT_REACH_WHY_PROVEN,
                  NAT_REACH_FILTERING_INDEPENDENT);
         return;
@@ -174,7 +175,7 @@ static void next_attempt(struct nat_reach *reach, uint64_t now_ns, struct reach_
     own->helper_at = peer->addr;
     own->asked[own->asked_count++] = peer->addr;
     own->nonce = reach_nonce(reach);
-    own->tries = own->tried = own->got = 0;
+    own->tries = own->expected = own->got = 0;
     reach->stats.attempts++;
     ask(reach, now_ns, own);
 }
@@ -182,15 +183,13 @@ static void next_attempt(struct nat_reach *reach, uint64_t now_ns, struct reach_
 /* What an attempt showed, once its time is over or a stranger got in. */
 static void attempt_end(struct nat_reach *reach, uint64_t now_ns, struct reach_own *own)
 {
-    bool port_failed = (own->tried & REACH_TRIED_PORT) != 0 && (own->got & REACH_GOT_PORT) == 0;
-    bool helper_failed = (own->tried & REACH_TRIED_HELPER) != 0 && (own->got & REACH_GOT_KNOWN) == 0;
     own->attempt = REACH_ATTEMPT_NONE;
-    if ((own->got & REACH_GOT_STRANGER) != 0) {
+    if ((own->got & REACH_FROM_STRANGER) != 0) {
         own->successes++;
-    } else if (port_failed || helper_failed) {
+    } else if ((own->expected & ~own->got) != 0) {
         own->failures++;
-        own->failures_address += (own->got & REACH_GOT_PORT) != 0;
-    } else if ((own->got & REACH_GOT_PORT) != 0) {
+        own->failures_address += (own->got & REACH_FROM_PORT) != 0;
+    } else if ((own->got & REACH_FROM_PORT) != 0) {
         own->known_only++;
     }
     next_attempt(reach, now_ns, own);
@@ -258,7 +257,11 @@ int reach_dial_answer(struct nat_reach *reach, uint64_t now_ns, const struct net
         attempt_end(reach, now_ns, own);
         return ERR_OK;
     }
-    own->tried = body->tried;
+    own->expected = body->tried_port ? REACH_FROM_PORT : 0;
+    for (size_t i = 0; i < body->forwarded_count; i++) {
+        if (!reach_contacts_ip(&reach->contacts, now_ns, &body->forwarded[i]))
+            own->expected |= REACH_FROM_STRANGER;
+    }
     own->attempt = REACH_ATTEMPT_LISTENING;
     own->due_ns = now_ns + listen_ns;
     return ERR_OK;
@@ -272,14 +275,11 @@ int reach_dial_probe(struct nat_reach *reach, uint64_t now_ns, const struct net_
         reach->stats.dropped_unmatched++;
         return ERR_REFUSED;
     }
-    bool from_helper = id_equal(&own->helper, &message->peer);
     if (!reach_contacts_ip(&reach->contacts, now_ns, &message->addr))
-        own->got |= REACH_GOT_STRANGER;
+        own->got |= REACH_FROM_STRANGER;
     else if (!reach_contacts_endpoint(&reach->contacts, now_ns, &message->addr))
-        own->got |= (uint8_t)(REACH_GOT_PORT | (from_helper ? 0 : REACH_GOT_KNOWN));
-    else if (!from_helper)
-        own->got |= REACH_GOT_KNOWN;
-    if ((own->got & REACH_GOT_STRANGER) != 0)
+        own->got |= REACH_FROM_PORT;
+    if ((own->got & REACH_FROM_STRANGER) != 0)
         attempt_end(reach, now_ns, own);
     return ERR_OK;
 }

@@ -122,8 +122,9 @@ struct reach_watch {
 
 enum reach_attempt_state { REACH_ATTEMPT_NONE, REACH_ATTEMPT_ASKED, REACH_ATTEMPT_LISTENING };
 
-/* Bits of `got`. */
-enum { REACH_GOT_PORT = 1, REACH_GOT_STRANGER = 2, REACH_GOT_KNOWN = 4 };
+/* Bits of `expected` and `got`: probes from a port that we never wrote to, and from an IP that we never wrote
+ * to. */
+enum { REACH_FROM_PORT = 1, REACH_FROM_STRANGER = 2 };
 
 /* NONE --next helper--> ASKED --answer "tried"--> LISTENING --stranger's probe, or 3 s--> NONE.  ASKED ends
  * with a refusal or silence too, which do not count for or against. */
@@ -141,7 +142,7 @@ struct reach_own {
     struct net_addr helper_at;
     uint64_t nonce;
     uint8_t tries;
-    uint8_t tried;
+    uint8_t expected;
     uint8_t got;
     struct net_addr asked[REACH_ATTEMPTS_MAX]; /* helpers of this round */
     size_t asked_count;
@@ -163,7 +164,7 @@ struct reach_job {
     struct net_addr target;
     uint64_t nonce;
     uint64_t since_ns;
-    uint8_t tried;
+    struct reach_body answer; /* once it is done */
 };
 
 struct reach_aux {

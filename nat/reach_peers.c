@@ -122,11 +122,14 @@ struct reach_peer *reach_pick(struct nat_reach *reach, size_t family, const stru
                               size_t avoid_count, bool other_group)
 {
     struct reach_peer *best = NULL;
-    size_t first = (size_t)rng_below(&reach->config.rng, NAT_REACH_OBSERVERS_MAX);
+    uint64_t equals = 0;
     for (size_t i = 0; i < NAT_REACH_OBSERVERS_MAX; i++) {
-        struct reach_peer *at = &reach->observers[family][(first + i) % NAT_REACH_OBSERVERS_MAX];
-        if (at->used && !avoided(&at->addr, avoid, avoid_count, other_group) &&
-            (best == NULL || at->failures < best->failures))
+        struct reach_peer *at = &reach->observers[family][i];
+        if (!at->used || avoided(&at->addr, avoid, avoid_count, other_group) ||
+            (best != NULL && at->failures > best->failures))
+            continue;
+        equals = best != NULL && at->failures == best->failures ? equals + 1 : 1;
+        if (rng_below(&reach->config.rng, equals) == 0)
             best = at;
     }
     return best;

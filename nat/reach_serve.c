@@ -8,7 +8,7 @@ static const uint64_t job_life_ns = REACH_MS(10000);
 static const uint64_t aux_wait_ns = REACH_MS(1000);
 static const uint64_t again_ns = REACH_MS(250);
 
-enum { PROBES = 2, FORWARDS = 2 };
+enum { PROBES = 2 };
 
 int reach_serve_observe(struct nat_reach *reach, uint64_t now_ns, const struct net_message *message,
                         const struct reach_body *body)
@@ -27,11 +27,11 @@ int reach_serve_observe(struct nat_reach *reach, uint64_t now_ns, const struct n
     return ERR_OK;
 }
 
-static void answer(struct nat_reach *reach, uint64_t now_ns, const struct id *peer, const struct net_addr *to,
-                   uint64_t nonce, enum reach_code code, uint8_t tried)
+static void refusal(struct nat_reach *reach, uint64_t now_ns, const struct net_message *message,
+                    uint64_t nonce, enum reach_code code)
 {
-    struct reach_body body = {.nonce = nonce, .code = (uint8_t)code, .tried = tried};
-    (void)reach_queue(reach, now_ns, peer, to, REACH_DIALBACK_ANSWER, &body);
+    struct reach_body body = {.nonce = nonce, .code = (uint8_t)code};
+    (void)reach_queue(reach, now_ns, &message->peer, &message->addr, REACH_DIALBACK_ANSWER, &body);
 }
 
 static void send_probes(struct nat_reach *reach, uint64_t now_ns, const struct id *asker,
@@ -47,36 +47,34 @@ static void send_probes(struct nat_reach *reach, uint64_t now_ns, const struct i
 
 /* Two strangers try, of different networks if possible: one may be gone without our knowing it, and the asker
  * would take its silence for a closed door. */
-static bool forward(struct nat_reach *reach, uint64_t now_ns, const struct reach_job *job)
+static void forward(struct nat_reach *reach, uint64_t now_ns, struct reach_job *job)
 {
     struct reach_body body = {.nonce = job->nonce, .addr = job->target, .asker = job->asker};
     const struct reach_peer *helper = NULL;
-    bool queued = false;
-    for (size_t i = 0; i < FORWARDS; i++) {
+    for (size_t i = 0; i < REACH_FORWARDS_MAX; i++) {
         helper = reach_helper_pick(reach, now_ns, &job->asker, &job->target, helper);
-        if (helper == NULL)
+        if (helper == NULL || !reach_queue(reach, now_ns, &helper->id, &helper->addr, REACH_FORWARD, &body))
             break;
-        queued |= reach_queue(reach, now_ns, &helper->id, &helper->addr, REACH_FORWARD, &body);
         /* Repeated in case it is lost; the helper does it once. */
         (void)reach_queue(reach, now_ns + again_ns, &helper->id, &helper->addr, REACH_FORWARD, &body);
+        job->answer.forwarded[job->answer.forwarded_count++] = helper->addr;
     }
-    return queued;
 }
 
 static void do_job(struct nat_reach *reach, uint64_t now_ns, struct reach_job *job)
 {
     const struct reach_aux *aux = &reach->aux[reach_family_index(job->target.family)];
     job->waiting = false;
-    job->tried = 0;
+    job->answer = (struct reach_body){.nonce = job->nonce, .code = REACH_CODE_TRIED};
     if (aux->via != NET_VIA_MAIN) {
         send_probes(reach, now_ns, &job->asker, &job->target, aux->via, job->nonce);
-        job->tried |= REACH_TRIED_PORT;
+        job->answer.tried_port = true;
     }
-    if (forward(reach, now_ns, job))
-        job->tried |= REACH_TRIED_HELPER;
+    forward(reach, now_ns, job);
+    if (!job->answer.tried_port && job->answer.forwarded_count == 0)
+        job->answer.code = REACH_CODE_BUSY;
     reach->stats.served_dial++;
-    answer(reach, now_ns, &job->asker, &job->from, job->nonce,
-           job->tried != 0 ? REACH_CODE_TRIED : REACH_CODE_BUSY, job->tried);
+    (void)reach_queue(reach, now_ns, &job->asker, &job->from, REACH_DIALBACK_ANSWER, &job->answer);
 }
 
 static struct reach_job *job_find(struct nat_reach *reach, const struct id *asker, uint64_t nonce)
@@ -111,8 +109,7 @@ static int refuse(struct nat_reach *reach, uint64_t now_ns, const struct net_mes
     if (own_ip && reach->config.serve)
         return ERR_OK;
     reach->stats.refused_address += !own_ip;
-    answer(reach, now_ns, &message->peer, &message->addr, body->nonce,
-           own_ip ? REACH_CODE_NO_SERVICE : REACH_CODE_ADDRESS, 0);
+    refusal(reach, now_ns, message, body->nonce, own_ip ? REACH_CODE_NO_SERVICE : REACH_CODE_ADDRESS);
     return ERR_REFUSED;
 }
 
@@ -126,12 +123,13 @@ int reach_serve_dialback(struct nat_reach *reach, uint64_t now_ns, const struct 
         return rc;
     if (job != NULL) { /* our answer was lost, or is still to come */
         if (!job->waiting)
-            answer(reach, now_ns, &message->peer, &message->addr, body->nonce, REACH_CODE_TRIED, job->tried);
+            (void)reach_queue(reach, now_ns, &job->asker, &message->addr, REACH_DIALBACK_ANSWER,
+                              &job->answer);
         return ERR_OK;
     }
     job = job_new(reach);
     if (job == NULL) {
-        answer(reach, now_ns, &message->peer, &message->addr, body->nonce, REACH_CODE_BUSY, 0);
+        refusal(reach, now_ns, message, body->nonce, REACH_CODE_BUSY);
         return ERR_FULL;
     }
     *job = (struct reach_job){.used = true,

@@ -124,6 +124,7 @@ static void changed(struct nat_reach *reach, uint64_t now_ns, size_t family, uin
     watch->port = port;
     watch->port_ns = now_ns;
     watch->rumour = 0;
+    watch->since_ns = now_ns; /* where mappings end, look closely again */
 }
 
 /* A new port counts once observers in two networks claim it, or there is only one to ask. */

@@ -12,19 +12,21 @@ enum {
     KEY_ALTERNATE = 3,
     KEY_ASKER = 4,
     KEY_CODE = 5,
-    KEY_TRIED = 6,
+    KEY_TRIED_PORT = 6,
+    KEY_FORWARDED = 7,
     KEY_PADDING = 15,
     BODY_TOKENS = 32,
     /* Sealed size less body: net/seal.h's head, prefix and tag. */
     SEALED = NET_SEAL_HEAD + NET_SEAL_PREFIX + NET_SEAL_TAG,
-    DATAGRAMS_PER_DIALBACK = 7, /* an answer, two probes of ours and two each of two helpers */
-    DATAGRAMS_PER_FORWARD = 2,
+    PROBES_PER_DIALBACK = 6, /* two of the sender's and two each of two helpers */
+    PROBES_PER_FORWARD = 2,
     OBSERVED_BODY_MAX = 1 + 10 + 21 + 4,
+    ANSWER_BODY_MAX = 1 + 10 + 2 + 2 + 2 + REACH_FORWARDS_MAX * (2 + NET_ADDR_WIRE_MAX),
 };
 
 static_assert(SEALED + REACH_OBSERVE_BODY >= SEALED + OBSERVED_BODY_MAX, "no amplification by OBSERVE");
-static_assert(SEALED + REACH_DIALBACK_BODY >= DATAGRAMS_PER_DIALBACK * NET_SEAL_MIN, "nor by DIALBACK");
-static_assert(SEALED + REACH_FORWARD_BODY >= DATAGRAMS_PER_FORWARD * NET_SEAL_MIN, "nor by FORWARD");
+static_assert(REACH_DIALBACK_BODY >= ANSWER_BODY_MAX + PROBES_PER_DIALBACK * NET_SEAL_MIN, "nor by DIALBACK");
+static_assert(SEALED + REACH_FORWARD_BODY >= PROBES_PER_FORWARD * NET_SEAL_MIN, "nor by FORWARD");
 
 /* Keys that a kind must have, as bits. */
 static uint32_t needed_of(uint8_t kind)
@@ -69,6 +71,26 @@ static void pad(struct pack_writer *w, size_t len)
     pack_key_bin(w, KEY_PADDING, bytes_of(zero, missing));
 }
 
+static void write_forwarded(struct pack_writer *w, const struct reach_body *body)
+{
+    uint8_t wire[NET_ADDR_WIRE_MAX];
+    ASSERT(body->forwarded_count <= REACH_FORWARDS_MAX);
+    pack_uint(w, KEY_FORWARDED);
+    pack_array(w, body->forwarded_count);
+    for (size_t i = 0; i < body->forwarded_count; i++)
+        pack_bin(w, bytes_of(wire, net_addr_encode(&body->forwarded[i], wire)));
+}
+
+static void read_forwarded(struct pack_reader *r, struct reach_body *body)
+{
+    body->forwarded_count = pack_read_array(r, REACH_FORWARDS_MAX);
+    for (size_t i = 0; i < body->forwarded_count; i++) {
+        struct bytes wire = pack_read_bin(r, NET_ADDR_WIRE_MAX);
+        if (!r->failed && net_addr_decode(wire, &body->forwarded[i]) != ERR_OK)
+            r->failed = true;
+    }
+}
+
 void reach_write(struct net_message *out, uint8_t kind, const struct reach_body *body)
 {
     uint8_t wire[NET_ADDR_WIRE_MAX];
@@ -77,7 +99,8 @@ void reach_write(struct net_message *out, uint8_t kind, const struct reach_body 
     bool is_answer = kind == REACH_DIALBACK_ANSWER;
     struct pack_writer w = pack_writer_of(out->body, sizeof out->body);
     ASSERT(keys != 0);
-    pack_map(&w, (size_t)__builtin_popcount(keys) + has_alternate + is_answer + (body_min(kind) > 0));
+    pack_map(&w,
+             (size_t)__builtin_popcount(keys) + has_alternate + 2 * (size_t)is_answer + (body_min(kind) > 0));
     pack_key_uint(&w, KEY_NONCE, body->nonce);
     if (keys & 1u << KEY_ADDR)
         pack_key_bin(&w, KEY_ADDR, bytes_of(wire, net_addr_encode(&body->addr, wire)));
@@ -87,7 +110,8 @@ void reach_write(struct net_message *out, uint8_t kind, const struct reach_body 
         pack_key_id(&w, KEY_ASKER, &body->asker);
     if (is_answer) {
         pack_key_uint(&w, KEY_CODE, body->code);
-        pack_key_uint(&w, KEY_TRIED, body->tried);
+        pack_key_bool(&w, KEY_TRIED_PORT, body->tried_port);
+        write_forwarded(&w, body);
     }
     if (body_min(kind) > 0)
         pad(&w, body_min(kind));
@@ -114,8 +138,11 @@ static void read_field(struct pack_reader *r, unsigned key, struct reach_body *b
     case KEY_CODE:
         body->code = (uint8_t)pack_read_uint(r, UINT8_MAX);
         break;
-    case KEY_TRIED:
-        body->tried = (uint8_t)pack_read_uint(r, UINT8_MAX);
+    case KEY_TRIED_PORT:
+        body->tried_port = pack_read_bool(r);
+        break;
+    case KEY_FORWARDED:
+        read_forwarded(r, body);
         break;
     default:
         pack_skip(r);

@@ -15,7 +15,9 @@ enum reach_kind {
 
 /* Smallest bodies, by padding, so that all that a request causes is no larger than itself once sealed:
  * an answer to OBSERVE; an answer and six probes to DIALBACK; two probes to FORWARD. */
-enum { REACH_OBSERVE_BODY = 40, REACH_DIALBACK_BODY = 860, REACH_FORWARD_BODY = 180 };
+enum { REACH_OBSERVE_BODY = 40, REACH_DIALBACK_BODY = 880, REACH_FORWARD_BODY = 180 };
+
+enum { REACH_FORWARDS_MAX = 2 }; /* strangers that one dial-back is passed on to */
 
 enum reach_code {
     REACH_CODE_TRIED = 0,
@@ -24,16 +26,15 @@ enum reach_code {
     REACH_CODE_NO_SERVICE = 3,
 };
 
-/* Bits of `tried`. */
-enum { REACH_TRIED_PORT = 1, REACH_TRIED_HELPER = 2 };
-
 struct reach_body {
     uint64_t nonce;       /* all kinds; answers and probes repeat the request's */
     struct net_addr addr; /* OBSERVED: as seen; DIALBACK, FORWARD: to be tried */
     uint16_t alternate;   /* OBSERVED: another port at which the sender answers OBSERVE; 0: none */
     struct id asker;      /* FORWARD: whom the probe is sealed for */
     uint8_t code;         /* DIALBACK_ANSWER: enum reach_code; unknown codes count as BUSY */
-    uint8_t tried;        /* DIALBACK_ANSWER */
+    bool tried_port;      /* DIALBACK_ANSWER: probes went from a fresh port of the sender */
+    struct net_addr forwarded[REACH_FORWARDS_MAX]; /* DIALBACK_ANSWER: who else was to try */
+    size_t forwarded_count;
 };
 
 /* Writes out->kind, body and body_len. */
