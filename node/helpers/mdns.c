@@ -316,7 +316,6 @@ static int serve(struct mdns *mdns)
 
 int main(int argc, char **argv)
 {
-    static struct mdns mdns;
     if (argc != 4 || strlen(argv[1]) != ID_CHARS || strlen(argv[2]) != NETWORK_CHARS) {
         (void)fprintf(stderr, "usage: dunlin-mdns ID NETWORK PORT\n");
         return 2;
@@ -328,18 +327,22 @@ int main(int argc, char **argv)
     }
     (void)!nice(10); /* a storm of packets must not take the processor from the node */
     avahi_set_log_function(quiet);
-    mdns.id = argv[1];
-    mdns.network = argv[2];
-    mdns.port = (uint16_t)atoi(argv[3]);
-    new_name(&mdns);
-    mdns.poll = avahi_simple_poll_new();
-    if (mdns.poll == NULL) {
+    struct mdns *mdns = calloc(1, sizeof *mdns);
+    if (mdns == NULL)
+        return 1;
+    mdns->id = argv[1];
+    mdns->network = argv[2];
+    mdns->port = (uint16_t)atoi(argv[3]);
+    new_name(mdns);
+    mdns->poll = avahi_simple_poll_new();
+    if (mdns->poll == NULL) {
         (void)printf("failed out of memory\n");
         return 1;
     }
-    const AvahiPoll *poll = avahi_simple_poll_get(mdns.poll);
-    (void)poll->watch_new(poll, STDIN_FILENO, AVAHI_WATCH_IN, on_input, &mdns);
-    int code = serve(&mdns);
-    avahi_simple_poll_free(mdns.poll);
+    const AvahiPoll *poll = avahi_simple_poll_get(mdns->poll);
+    (void)poll->watch_new(poll, STDIN_FILENO, AVAHI_WATCH_IN, on_input, mdns);
+    int code = serve(mdns);
+    avahi_simple_poll_free(mdns->poll);
+    free(mdns);
     return code;
 }
