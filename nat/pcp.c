@@ -69,14 +69,14 @@ int nat_pcp_decode(struct bytes packet, struct nat_pcp_reply *out)
         return ERR_TRUNCATED;
     if (packet.len > NAT_PCP_PACKET_MAX || (opcode & RESPONSE_BIT) == 0)
         return ERR_MALFORMED;
-    /* RFC 6887 s.9: a server of another version answers in its own; NAT-PMP's is 0 (RFC 6886 s.3.5). */
-    if (version != VERSION)
-        return ERR_VERSION;
     struct nat_pcp_reply reply = {0};
     (void)read_u8(&r);
     reply.result = read_u8(&r);
-    if (!r.failed && reply.result == NAT_PCP_UNSUPP_VERSION)
+    /* RFC 6887 s.9: an older server says so in its own version; NAT-PMP's is 0 (RFC 6886 s.3.5). */
+    if (!r.failed && version <= VERSION && reply.result == NAT_PCP_UNSUPP_VERSION)
         return ERR_VERSION;
+    if (version != VERSION)
+        return ERR_MALFORMED;
     reply.lifetime_s = read_u32(&r);
     reply.epoch_s = read_u32(&r);
     (void)read_bytes(&r, 12);

@@ -17,8 +17,11 @@
 enum {
     NET_UV_LAN_PEERS_MAX = 64,    /* further ones are not reported until one is gone */
     NET_UV_LAN_ADDRS_MAX = 8,     /* per peer */
-    NET_UV_LAN_LINES_PER_S = 100, /* of the child's, beyond it reading pauses */
+    NET_UV_LAN_ITEMS_MAX = 512,   /* addresses on all interfaces; as many as dunlin-mdns tells */
+    NET_UV_LAN_LINE_MAX = 160,    /* bytes of a line of its */
+    NET_UV_LAN_LINES_PER_S = 100, /* beyond it, reading pauses */
     NET_UV_LAN_RESTART_S = 30,
+    NET_UV_LAN_END_MS = 1000, /* for its goodbye to the network */
     NET_UV_LAN_REASON_SIZE = 120,
 };
 

@@ -127,6 +127,9 @@ Test(pcp, other_versions)
     cr_expect_eq(nat_pcp_decode(bytes_of(natpmp, sizeof natpmp), &reply), ERR_VERSION);
     cr_expect_eq(nat_pcp_decode(bytes_of(pcp1, sizeof pcp1), &reply), ERR_VERSION);
     cr_expect_eq(nat_pcp_decode(bytes_of(pcp2, sizeof pcp2), &reply), ERR_VERSION);
+    static const uint8_t pcp9[24] = {9, 0x81, 0, 1}, silent1[24] = {1, 0x81, 0, 0};
+    cr_expect_eq(nat_pcp_decode(bytes_of(pcp9, sizeof pcp9), &reply), ERR_MALFORMED);
+    cr_expect_eq(nat_pcp_decode(bytes_of(silent1, sizeof silent1), &reply), ERR_MALFORMED);
 }
 
 /* RFC 6887 s.8.1.1: IRT 3 s, MRT 1024 s, RAND within a tenth. */
