@@ -12,7 +12,7 @@ enum {
     GOOD_STANDBY = 4,
     GOOD_ACTIVE = 6,
     GOOD_SOLE = 8,
-    SOLE_DEATHS = 2, /* idle deaths of sole routes that are believed: one may have been an outage */
+    DOUBTFUL_DEATHS = 2, /* idle deaths that are believed, where one may have been an outage */
 };
 
 static const uint64_t punch_interval_ns = MS(30);
@@ -371,12 +371,14 @@ void path_learn_alive(struct nat_path *path, uint64_t now_ns, struct path_peer *
     if (lesson.until_ns == 0)
         return;
     peer->lesson.until_ns = 0;
-    /* The dead one itself answers: it was an outage, unless there was nothing to compare it with. */
-    bool revived = candidate - peer->candidates == lesson.dead;
-    if (now_ns > lesson.until_ns || (revived && !lesson.sole))
+    if (now_ns > lesson.until_ns)
         return;
-    if (!lesson.idle)
+    /* The dead one itself answers first: an outage, or probes from both ends have opened the NATs anew. */
+    bool revived = candidate - peer->candidates == lesson.dead;
+    if (!lesson.idle && (!revived || lesson.sole))
         learn_life(peer, lesson.value_ns);
-    else if (!lesson.sole || ++path->idle_doubts >= SOLE_DEATHS)
+    if (!lesson.idle)
+        return;
+    if ((!revived && !lesson.sole) || ++path->idle_doubts >= DOUBTFUL_DEATHS)
         learn_keepalive(path, lesson.value_ns);
 }
