@@ -304,7 +304,10 @@ Test(path_routes, an_ageing_route_is_replaced_before_it_ends)
         cr_expect_eq(nat_path_set_life(net.nodes[i].path, net.now_ns, &net.nodes[1 - i].id, S(40)), ERR_OK);
     net_transfer(&net, 0, 1, S(3));
     net.nodes[0].data_gap_ns = net.nodes[1].data_gap_ns = 0;
-    for (int i = 0; i < 7; i++) {
+    net_transfer(&net, 0, 1, S(22)); /* 25 s old, of 40: between 0.6 and 0.85 */
+    cr_expect(!net_uses(&net, 0, 1, direct_b) && !net_uses(&net, 1, 0, direct_a));
+    cr_expect(net.nodes[0].last_change.old_works && net.nodes[1].last_change.old_works);
+    for (int i = 0; i < 6; i++) {
         net_transfer(&net, 0, 1, S(24));
         cr_expect_eq(kind_of_route(0, 1), NAT_ROUTE_PUNCHED);
         cr_expect_eq(kind_of_route(1, 0), NAT_ROUTE_PUNCHED);
@@ -352,6 +355,7 @@ Test(path_routes, a_life_is_checked_and_can_be_withdrawn)
     cr_expect_eq(nat_path_set_life(path, net.now_ns, peer, S(60)), ERR_NOT_FOUND);
     direct_link(MS(10));
     cr_expect_eq(nat_path_set_life(path, net.now_ns, peer, S(4)), ERR_INVALID);
+    cr_expect_eq(nat_path_set_life(path, net.now_ns, peer, UINT64_MAX), ERR_INVALID);
     cr_expect_eq(nat_path_set_life(path, net.now_ns, peer, S(60)), ERR_OK);
     net_run_for(&net, S(30));
     cr_expect_eq(nat_path_set_life(path, net.now_ns, peer, 0), ERR_OK);
