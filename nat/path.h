@@ -179,7 +179,7 @@ void nat_path_via_closed(struct nat_path *path, uint64_t now_ns, uint16_t via);
 MUST_USE int nat_path_punch(struct nat_path *path, uint64_t now_ns, const struct id *peer);
 /* A mapping of the NATs on the way to the peer ends at this age even when used (nat/reach found it); 0: none
  * known.  Tell both ends.  Without it, two punched routes that died in use at about the same age set it.
- * ERR_NOT_FOUND: no such peer.  ERR_INVALID: below 5 s, other than 0. */
+ * ERR_NOT_FOUND: no such peer.  ERR_INVALID: neither 0 nor 5 s to 7 days. */
 MUST_USE int nat_path_set_life(struct nat_path *path, uint64_t now_ns, const struct id *peer,
                                uint64_t life_ns);
 /* The longest idle probe interval that this network's NATs bear, learnt from routes that died idle; 0: none

@@ -122,7 +122,7 @@ struct nat_path {
     uint16_t slot_count, head_count;
     uint16_t wanted_count, inbound_count;
     uint16_t free_head, log_free_head;
-    uint32_t idle_doubts;  /* sole routes that died idle since the last lesson */
+    uint32_t idle_doubts;  /* idle deaths since the last lesson that may have been outages */
     uint64_t keepalive_ns; /* ceiling of idle intervals; 0: unknown */
     uint32_t gone_count;
     uint64_t gone[PATH_GONE_WORDS]; /* auxiliary sockets without candidates, to be told, by via */

@@ -12,7 +12,7 @@ enum {
     GOOD_STANDBY = 4,
     GOOD_ACTIVE = 6,
     GOOD_SOLE = 8,
-    SOLE_DEATHS = 2, /* idle deaths of sole routes that are believed: one may have been an outage */
+    DOUBTFUL_DEATHS = 2, /* idle deaths that are believed, where one may have been an outage */
 };
 
 static const uint64_t punch_interval_ns = MS(30);
@@ -28,6 +28,9 @@ static const uint64_t keep_least_ns = MS(5000);        /* no ceiling is below th
 static const uint64_t lesson_life_ns = MS(5000);       /* another route must answer so soon after the death */
 static const uint64_t lesson_sole_life_ns = MS(60000); /* or, if there was none, the peer itself */
 static const uint64_t life_least_ns = MS(5000);
+static const uint64_t life_learnt_least_ns =
+    MS(20000); /* else a peer that feigns deaths has us punch all the time */
+static const uint64_t life_most_ns = MS(7 * 86400) * 1000;
 
 uint64_t path_later(uint64_t a, uint64_t b)
 {
@@ -318,7 +321,7 @@ int nat_path_set_life(struct nat_path *path, uint64_t now_ns, const struct id *i
     struct path_peer *peer = path_find(path, id);
     if (peer == NULL)
         return ERR_NOT_FOUND;
-    if (life_ns != 0 && life_ns < life_least_ns)
+    if (life_ns != 0 && (life_ns < life_least_ns || life_ns > life_most_ns))
         return ERR_INVALID;
     peer->life_ns = life_ns;
     peer->life_learnt = false;
@@ -332,7 +335,7 @@ static void learn_life(struct path_peer *peer, uint64_t age_ns)
 {
     uint64_t before_ns = peer->died_at_age_ns;
     uint64_t shorter_ns = path_sooner(before_ns, age_ns);
-    if (peer->life_ns > 0 || age_ns < life_least_ns)
+    if (peer->life_ns > 0 || age_ns < life_learnt_least_ns)
         return;
     peer->died_at_age_ns = age_ns;
     if (before_ns == 0 || path_later(before_ns, age_ns) - shorter_ns > shorter_ns / 5)
@@ -371,12 +374,14 @@ void path_learn_alive(struct nat_path *path, uint64_t now_ns, struct path_peer *
     if (lesson.until_ns == 0)
         return;
     peer->lesson.until_ns = 0;
-    /* The dead one itself answers: it was an outage, unless there was nothing to compare it with. */
-    bool revived = candidate - peer->candidates == lesson.dead;
-    if (now_ns > lesson.until_ns || (revived && !lesson.sole))
+    if (now_ns > lesson.until_ns)
         return;
-    if (!lesson.idle)
+    /* The dead one itself answers first: an outage, or probes from both ends have opened the NATs anew. */
+    bool revived = candidate - peer->candidates == lesson.dead;
+    if (!lesson.idle && (!revived || lesson.sole))
         learn_life(peer, lesson.value_ns);
-    else if (!lesson.sole || ++path->idle_doubts >= SOLE_DEATHS)
+    if (!lesson.idle)
+        return;
+    if ((!revived && !lesson.sole) || ++path->idle_doubts >= DOUBTFUL_DEATHS)
         learn_keepalive(path, lesson.value_ns);
 }

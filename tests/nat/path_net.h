@@ -21,8 +21,8 @@ struct link {
     bool up_ab, up_ba;
     bool filtered; /* each side lets in only after it has sent itself: two NATs */
     bool opened_a, opened_b;
-    uint64_t
-        idle_ns; /* a mapping on the way is forgotten after so long without a datagram, for good; 0: never */
+    uint64_t idle_ns; /* a mapping on the way is forgotten after so long without a datagram; 0: never */
+    bool reopens;     /* then each side's datagrams open its NAT again (with filtered); else it is for good */
     uint64_t life_ns; /* and at this age; 0: never */
     uint64_t born_ns, last_ns;
     uint64_t carried;
@@ -115,7 +115,9 @@ static inline void link_expire(struct link *link, uint64_t now_ns)
 {
     bool unused = link->idle_ns > 0 && now_ns - link->last_ns > link->idle_ns;
     bool old = link->life_ns > 0 && now_ns - link->born_ns > link->life_ns;
-    if (unused || old)
+    if (unused && link->reopens)
+        link->opened_a = link->opened_b = false;
+    else if (unused || old)
         link->up_ab = link->up_ba = false;
     link->last_ns = now_ns;
 }
