@@ -34,6 +34,7 @@
 #include "net/uv/socket.h"
 #include "net/uv/tcp.h"
 #include "net/uv/timer.h"
+#include "node/attempts.h"
 #include "node/config.h"
 #include "node/control.h"
 #include "node/log.h"
@@ -228,6 +229,7 @@ struct node {
     struct quic *quic;
     struct rpc *rpc;
     struct speed *speed;
+    struct attempts attempts; /* to reach peers, for dunlin trace */
     struct store_env *store;
     struct crdt_replica *replica;
     struct crdt_keys keys;

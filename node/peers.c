@@ -143,6 +143,7 @@ void peers_connected(struct node *node, const struct quic_event *event)
     }
     peer->connected = true;
     peer->connected_ns = now_ns;
+    attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_QUIC_UP, NULL, ERR_OK);
     int result = nat_path_peer_add(node->path, now_ns, &peer->id);
     (void)result; /* ERR_FULL: the route in use is kept as long as the peer is heard */
     peer->last_seen_ns = now_ns;
@@ -174,6 +175,7 @@ void peers_disconnected(struct node *node, const struct quic_event *event)
         }
     }
     peer->connected = false;
+    attempts_note(&node->attempts, node_now_ns(), &peer->id, ATTEMPT_QUIC_DOWN, NULL, event->err);
     peer->push_stream = 0;
     peer->dial_next_ns = node_now_ns() + NODE_SECOND_NS;
 }
@@ -201,11 +203,15 @@ void peers_dht_event(struct node *node, uint64_t now_ns, const struct dht_event 
         if (!peer->used || peer->lookup != event->handle)
             continue;
         if (event->kind == DHT_EVENT_VALUE) {
+            attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_LOOKUP_FOUND, NULL,
+                          (int)event->record.addr_count);
             for (size_t k = 0; k < event->record.addr_count; k++)
                 peers_add_addr(node, peer, &event->record.addrs[k]);
             meet_record(node, peer, bytes_of(event->record.extra, event->record.extra_len));
         } else if (event->kind == DHT_EVENT_LOOKUP_DONE) {
             uint64_t wait_s = (uint64_t)LOOKUP_MIN_S << (peer->lookup_fails < 5 ? peer->lookup_fails : 5);
+            if (event->found == 0)
+                attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_LOOKUP_FAILED, NULL, event->err);
             peer->lookup = 0;
             peer->lookup_fails++;
             peer->lookup_next_ns = now_ns + (wait_s < LOOKUP_MAX_S ? wait_s : LOOKUP_MAX_S) * NODE_SECOND_NS;
@@ -221,6 +227,8 @@ static void chase(struct node *node, struct node_peer *peer, uint64_t now_ns)
     if (reachable && now_ns >= peer->dial_next_ns) {
         peer->dial_next_ns = now_ns + DIAL_S * NODE_SECOND_NS;
         int result = quic_connect(node->quic, now_ns, &peer->id);
+        if (result != ERR_EXISTS && result != ERR_STATE)
+            attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_QUIC_DIAL, &addr, result);
         if (result < 0 && result != ERR_EXISTS && result != ERR_STATE)
             trace_emit(&node->trace, TRACE_CONN_REFUSED, now_ns, &peer->id, 0, 0, result);
     }
@@ -228,9 +236,12 @@ static void chase(struct node *node, struct node_peer *peer, uint64_t now_ns)
         meet_seek(node, peer, now_ns);
     if (!reachable && now_ns >= peer->lookup_next_ns) {
         peer->lookup_next_ns = now_ns + LOOKUP_MIN_S * NODE_SECOND_NS;
-        if (peer->lookup == 0 &&
-            dht_find_peer(node->dht, now_ns, node_wall_ms(), &peer->id, &peer->lookup) < 0)
+        if (peer->lookup != 0)
+            return;
+        int result = dht_find_peer(node->dht, now_ns, node_wall_ms(), &peer->id, &peer->lookup);
+        if (result < 0)
             peer->lookup = 0;
+        attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_LOOKUP, NULL, result);
     }
 }
 
