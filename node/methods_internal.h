@@ -44,6 +44,8 @@ struct run *method_run(struct node *node, struct control_call *call, const struc
 /* The peer that the parameter key names, as method_id does.  False: the call was answered. */
 bool method_peer_param(struct node *node, struct control_call *call, const struct pack_reader *params,
                        const char *key, struct id *out);
+/* How packets reach the peer now, TCP links that stand in for UDP included. */
+enum nat_route_kind methods_route_kind(const struct node *node, const struct id *peer);
 /* "candidates" of a peer: the ways that nat/path knows. */
 void methods_reply_candidates(struct node *node, struct reply *r, const struct id *peer);
 /* An address as text. */

@@ -319,13 +319,10 @@ static void count_paths(struct node *node, struct doctor_facts *facts)
 {
     for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
         const struct node_peer *peer = &node->peers[i];
-        struct net_addr addr;
-        enum nat_route_kind kind = NAT_ROUTE_NONE;
         if (!peer->used || !peer->connected)
             continue;
+        enum nat_route_kind kind = methods_route_kind(node, &peer->id);
         facts->connected++;
-        if (nat_path_route_kind(node->path, &peer->id, &addr, &kind) < 0)
-            continue;
         facts->punched += kind == NAT_ROUTE_PUNCHED;
         facts->tcp += kind == NAT_ROUTE_TCP;
         facts->relayed += kind == NAT_ROUTE_RELAYED;

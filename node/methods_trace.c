@@ -21,13 +21,20 @@ struct steps {
     struct step at[ATTEMPTS_TOLD + NAT_PATH_TRACE_MAX + 2 * NAT_PUNCH_LOG_MAX];
 };
 
-const char *methods_path_text(const struct node *node, const struct id *peer)
+enum nat_route_kind methods_route_kind(const struct node *node, const struct id *peer)
 {
     struct net_addr addr;
     enum nat_route_kind kind = NAT_ROUTE_NONE;
     if (nat_path_route_kind(node->path, peer, &addr, &kind) < 0)
-        kind = NAT_ROUTE_NONE;
-    return nat_route_kind_text(kind);
+        return NAT_ROUTE_NONE;
+    /* While UDP is blocked a link stands in for it, unknown to nat/path. */
+    bool stood_in = node->udp_blocked && addr.via == NET_VIA_MAIN;
+    return stood_in && net_addr_scope(&addr) == NET_SCOPE_GLOBAL ? NAT_ROUTE_TCP : kind;
+}
+
+const char *methods_path_text(const struct node *node, const struct id *peer)
+{
+    return nat_route_kind_text(methods_route_kind(node, peer));
 }
 
 /* By which of our sockets or links an address is reached, for people. */
