@@ -29,7 +29,7 @@ enum stream_service {
     STREAM_SERVICE_GOSSIP = 3,   /* gossip: membership and broadcast */
     STREAM_SERVICE_EXCHANGE = 4, /* gossip: weights of one round */
     STREAM_SERVICE_STATE = 5,    /* gossip: whole state for a joiner */
-    STREAM_SERVICE_BLOB = 6,     /* store: content-addressed chunks */
+    STREAM_SERVICE_BLOB = 6,     /* node: bulk; at present measurements (docs/protocol/speed.md) */
 };
 
 /* Send classes, most urgent first (docs/ARCHITECTURE.md, send classes). */

@@ -76,6 +76,13 @@ Test(cli_args, units_of_limits)
     refuse("limit --up nan");
 }
 
+Test(cli_args, sizes_are_powers_of_1024)
+{
+    expect("speed abcd --bytes 500000", "{\"id\":\"abcd\",\"bytes\":500000}");
+    expect("speed abcd --bytes 64M --down", "{\"id\":\"abcd\",\"bytes\":67108864,\"down\":true}");
+    expect("speed abcd --bytes=2k", "{\"id\":\"abcd\",\"bytes\":2048}");
+}
+
 Test(cli_args, wrong_words_are_refused)
 {
     refuse("status extra");
@@ -85,6 +92,9 @@ Test(cli_args, wrong_words_are_refused)
     refuse("ping abcd --count");
     refuse("ping abcd --count -1");
     refuse("ping abcd --count 99999999999999999999");
+    refuse("speed abcd --bytes 5T");
+    refuse("speed abcd --bytes 1.5M");
+    refuse("speed abcd --bytes 99999999999999999999");
     refuse("run create --lr inf");
     refuse("run create --isolated=1");
     refuse("state get abcd efgh x");
