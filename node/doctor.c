@@ -44,8 +44,9 @@ static void judge_clock(const struct doctor_facts *facts, struct doctor_report *
     long long seconds = llabs(facts->clock_offset_ms) / 1000;
     if (seconds < DOCTOR_CLOCK_OFF_S)
         return;
-    say(out, DOCTOR_WARNING, "This machine's clock is %lld s %s those of %zu peers: they refuse our records.",
-        seconds, facts->clock_offset_ms > 0 ? "behind" : "ahead of", facts->clock_peers);
+    say(out, DOCTOR_WARNING,
+        "This machine's clock is %lld s %s those of its peers (%zu asked): they refuse our records.", seconds,
+        facts->clock_offset_ms > 0 ? "behind" : "ahead of", facts->clock_peers);
     advise(out, "Your clock is off: set it, for example with 'timedatectl set-ntp true'.");
 }
 
@@ -76,12 +77,12 @@ static void judge_silence(const struct doctor_facts *facts, struct doctor_report
 static void judge_peers(const struct doctor_facts *facts, struct doctor_report *out)
 {
     if (facts->connected == 0)
-        say(out, DOCTOR_OK, "No peer is connected at the moment; %zu nodes of the network answer.",
+        say(out, DOCTOR_OK, "No peer is connected at the moment; nodes of the network that answer: %zu.",
             facts->contacts);
     else
         say(out, DOCTOR_OK,
-            "%zu peers are connected: %zu directly, %zu through punched holes, %zu over TCP, "
-            "%zu through relays.",
+            "Connected peers: %zu (%zu directly, %zu through punched holes, %zu over TCP, %zu through "
+            "relays).",
             facts->connected, facts->direct, facts->punched, facts->tcp, facts->relayed);
 }
 
@@ -91,7 +92,8 @@ static void judge_udp(const struct doctor_facts *facts, struct doctor_report *ou
         return;
     if (facts->tcp_links > 0) {
         say(out, DOCTOR_WARNING,
-            "UDP is blocked: everything goes over %zu TCP links, relayed for most peers.", facts->tcp_links);
+            "UDP is blocked: everything goes over TCP (links: %zu), relayed for most peers.",
+            facts->tcp_links);
         advise(out, "UDP is blocked: relayed over TCP. Ask whoever runs this network to let UDP out; that is "
                     "faster and spares relays.");
     } else {
@@ -181,7 +183,7 @@ static void judge_mapping(const struct doctor_facts *facts, struct doctor_report
 static void judge_relays(const struct doctor_facts *facts, struct doctor_report *out)
 {
     if (facts->relay_clients > 0)
-        say(out, DOCTOR_OK, "This node relays for %zu others.", facts->relay_clients);
+        say(out, DOCTOR_OK, "Nodes that this one relays for: %zu.", facts->relay_clients);
     if (reachable(facts))
         return;
     if (facts->v4.nat == DOCTOR_NAT_RANDOM && !facts->udp_blocked)
@@ -204,7 +206,8 @@ static void judge_relays(const struct doctor_facts *facts, struct doctor_report 
                "that peers need no relay.",
                (unsigned)facts->port);
     } else {
-        say(out, DOCTOR_OK, "%zu relays keep a place for this node, so that others can begin to talk to it.",
+        say(out, DOCTOR_OK,
+            "Relays that keep a place for this node, so that others can begin to talk to it: %zu.",
             facts->relays_held);
     }
 }

@@ -84,7 +84,7 @@ Test(doctor, public_node_needs_nothing)
 {
     struct doctor_facts facts = public_node();
     judge(&facts, DOCTOR_FINE);
-    says("6 peers are connected");
+    says("Connected peers: 6 (6 directly");
     says("strangers reach this node; peers see us as 203.0.113.5");
     says("IPv6: none");
     cr_assert_str_empty(report.remedy);
@@ -95,7 +95,7 @@ Test(doctor, relaying_for_others_is_told)
     struct doctor_facts facts = public_node();
     facts.relay_clients = 3;
     judge(&facts, DOCTOR_FINE);
-    says("relays for 3 others");
+    says("relays for: 3");
 }
 
 Test(doctor, mapped_port_that_works)
@@ -114,7 +114,7 @@ Test(doctor, easy_nat_without_mapping_could_be_better)
     struct doctor_facts facts = home_node(DOCTOR_NAT_EASY);
     judge(&facts, DOCTOR_FINE);
     says("holes can be punched");
-    says("2 relays keep a place");
+    says("Relays that keep a place for this node");
     advises("switch on UPnP in it, or forward UDP port 4433");
     facts.portmap_on = false;
     judge(&facts, DOCTOR_FINE);
@@ -175,7 +175,7 @@ Test(doctor, udp_blocked)
     facts.v4.reach = DOCTOR_REACH_UNKNOWN;
     facts.tcp_links = 2;
     judge(&facts, DOCTOR_DEGRADED);
-    says("2 TCP links");
+    says("links: 2");
     advises("UDP is blocked: relayed over TCP");
     facts.tcp_links = 0;
     judge(&facts, DOCTOR_DEGRADED);
@@ -191,7 +191,7 @@ Test(doctor, clock_off)
     struct doctor_facts facts = home_node(DOCTOR_NAT_RANDOM);
     facts.clock_offset_ms = 3600 * 1000;
     judge(&facts, DOCTOR_DEGRADED);
-    says("3600 s behind those of 6 peers");
+    says("3600 s behind those of its peers (6 asked)");
     advises("Your clock is off");
     facts.clock_offset_ms = -121 * 1000;
     judge(&facts, DOCTOR_DEGRADED);
@@ -262,7 +262,7 @@ Test(doctor, idle_node_is_fine)
     struct doctor_facts facts = public_node();
     facts.connected = facts.direct = 0;
     judge(&facts, DOCTOR_FINE);
-    says("No peer is connected at the moment; 40 nodes");
+    says("No peer is connected at the moment; nodes of the network that answer: 40");
 }
 
 /* Whatever the combination of facts, the lines fit and a verdict other than fine comes with a remedy or a
