@@ -41,6 +41,8 @@
 enum {
     NAT_PATH_PEERS_MAX = 512,
     NAT_PATH_CANDIDATES_MAX = 12, /* per peer */
+    NAT_PATH_OFFERED_MAX = 10,    /* of them offered by the caller: leaves room to follow a peer that moves */
+    NAT_PATH_LEARNT_MAX = 6,      /* of them learnt from sources: leaves room for those offered */
     NAT_PATH_RELAYED_MAX = 3,     /* of them by relays */
     NAT_PATH_TCP_MAX = 2,         /* by TCP links */
     NAT_PATH_AUX_MAX = 3,         /* by auxiliary sockets */
@@ -52,7 +54,7 @@ enum {
 
 enum nat_route_kind {
     NAT_ROUTE_NONE,    /* of nat_path_trace and nat_path_route_kind only */
-    NAT_ROUTE_LAN,     /* found on the local network, loopback, or any private address */
+    NAT_ROUTE_LAN,     /* found on the local network, or learnt from a private or loopback source */
     NAT_ROUTE_DIRECT6, /* published by the peer */
     NAT_ROUTE_DIRECT4,
     NAT_ROUTE_MAPPED,  /* published, and held open by a port mapping of its router */
@@ -150,8 +152,8 @@ struct nat_path_config nat_path_config_default(void);
 /* ERR_INVALID: a field is missing or out of range; *why (static text) says which. */
 MUST_USE int nat_path_config_check(const struct nat_path_config *config, const char **why);
 
-/* Bytes that nat_path_init needs: 7.5 KiB a peer (12 candidates for it and for a quarter more of strangers,
- * and 2 KiB of log), 3.7 MiB for 512. */
+/* Bytes that nat_path_init needs: 6.4 KiB a peer (3.6 KiB of candidates for it and for a quarter more of
+ * strangers, 1.8 KiB of log), 3.2 MiB for 512. */
 size_t nat_path_size(const struct nat_path_config *config);
 /* Places the core in the caller's memory (nat_path_size bytes, aligned to 16, borrowed until dropped).  The
  * config must pass nat_path_config_check (asserted) and is copied.  Holds no secrets worth wiping. */

@@ -134,8 +134,7 @@ struct nat_punch_event {
     enum nat_punch_source source;
     uint32_t token;
     uint16_t count;
-    /* RESULT */
-    bool ok;
+    bool ok;      /* this and the rest: RESULT */
     bool inbound; /* nobody called nat_punch_start for it here */
     enum nat_punch_strategy strategy;
     enum nat_punch_reason reason;
@@ -172,7 +171,6 @@ struct nat_punch_config {
 };
 
 struct nat_punch;
-
 /* 512 peers; self and rng are the caller's. */
 struct nat_punch_config nat_punch_config_default(void);
 /* ERR_INVALID: a field is missing or out of range; *why (static text) says which. */
@@ -232,8 +230,8 @@ void nat_punch_tick(struct nat_punch *punch, uint64_t now_ns);
 uint64_t nat_punch_deadline_ns(const struct nat_punch *punch);
 /* Next event; false: none. */
 bool nat_punch_poll_event(struct nat_punch *punch, struct nat_punch_event *out);
-/* Next message to seal and send to out->addr, by its via; false: none is due.  Probes are paced: one every 2
- * ms at most in a round, a few more after a late call. */
+/* Next message to seal and send to out->addr, by its via; false: none is due.  Probes are paced: one a
+ * millisecond at most in a round, a few more after a late call. */
 bool nat_punch_poll_send(struct nat_punch *punch, uint64_t now_ns, struct net_message *out);
 
 /* Rounds of the peer, newest first, at most cap; returns how many, or ERR_NOT_FOUND. */
@@ -242,7 +240,7 @@ MUST_USE int nat_punch_log(const struct nat_punch *punch, const struct id *peer,
 /* What both profiles allow, as both sides compute it for an attempt (1..3): pure.  Fits `dunlin trace`. */
 enum nat_punch_strategy nat_punch_choose(const struct nat_punch_profile *a, const struct nat_punch_profile *b,
                                          bool shortcut, unsigned attempt);
-/* Static texts: "prediction", "no probe came through". */
+/* For people; static texts. */
 const char *nat_punch_strategy_text(enum nat_punch_strategy strategy);
 const char *nat_punch_reason_text(enum nat_punch_reason reason);
 struct nat_punch_stats nat_punch_stats(const struct nat_punch *punch);

@@ -30,7 +30,7 @@ enum {
     NAT_REACH_HELPERS_MAX = 64,   /* both families */
     NAT_REACH_LOCALS_MAX = 16,    /* interface addresses */
     NAT_REACH_ADDRS_MAX = 8,      /* own addresses under verification */
-    NAT_REACH_EVENTS_MAX = 64,    /* waiting; beyond it those that only inform are dropped and counted */
+    NAT_REACH_SEEN_MAX = 16,      /* SEEN events waiting; beyond it they are dropped and counted */
     NAT_REACH_TEXT_MAX = 200,     /* of nat_reach_describe, with the terminator */
 };
 

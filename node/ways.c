@@ -222,7 +222,8 @@ static int send_main(struct node *node, uint64_t now_ns, const struct id *peer, 
             way = ways_tcp(node, now_ns, to, peer);
         if (now_ns >= node->udp_try_ns + MS(UDP_TRY_MS) && segment == 0) {
             node->udp_try_ns = now_ns;
-            (void)net_uv_socket_send(node->socket, to, data, len, segment);
+            int tried = net_uv_socket_send(node->socket, to, data, len, segment);
+            (void)tried; /* it is only asked whether UDP gets through again */
         }
         if (way == NULL || way->open == 0)
             return ERR_UNREACHABLE;

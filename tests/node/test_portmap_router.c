@@ -215,7 +215,7 @@ static unsigned rules_in_router(void)
     return count;
 }
 
-static void check_protocol(enum nat_portmap_protocol protocol, const char *wanted)
+static void check_protocol(enum nat_portmap_protocol protocol, const char *wanted, bool renew)
 {
     struct net_addr expected;
     cr_assert_eq(net_addr_parse(wanted, &expected), ERR_OK);
@@ -230,36 +230,53 @@ static void check_protocol(enum nat_portmap_protocol protocol, const char *wante
     cold_inbound(&home.candidates[NAT_PORTMAP_UDP], SOCK_DGRAM);
     cold_inbound(&home.candidates[NAT_PORTMAP_TCP], SOCK_STREAM);
     cr_expect_gt(rules_in_router(), 0);
-    home.renewed_count = 0;
-    nat_portmap_network_changed(&home.portmap, uv_hrtime());
-    run_until(&home.renewed_count, 2);
-    cr_expect_eq(home.gone_count, 0, "renewing must keep the address");
+    if (renew) {
+        home.renewed_count = 0;
+        nat_portmap_network_changed(&home.portmap, uv_hrtime());
+        run_until(&home.renewed_count, 2);
+        cr_expect_eq(home.gone_count, 0, "renewing must keep the address");
+    }
     stop();
-    cr_expect_eq(rules_in_router(), 0, "the router still has rules of ours");
 }
 
 Test(portmap_router, pcp, .fini = home_close)
 {
-    if (home_open("public"))
-        check_protocol(NAT_PORTMAP_PCP, "11.0.77.2:4242");
+    if (!home_open("public"))
+        return;
+    check_protocol(NAT_PORTMAP_PCP, "11.0.77.2:4242", true);
+    cr_expect_eq(rules_in_router(), 0, "the router still has rules of ours");
 }
 
 Test(portmap_router, natpmp, .fini = home_close)
 {
-    if (home_open("public"))
-        check_protocol(NAT_PORTMAP_NATPMP, "11.0.77.2:4242");
+    if (!home_open("public"))
+        return;
+    check_protocol(NAT_PORTMAP_NATPMP, "11.0.77.2:4242", true);
+    cr_expect_eq(rules_in_router(), 0, "the router still has rules of ours");
 }
 
 Test(portmap_router, upnp, .fini = home_close)
 {
-    if (home_open("public"))
-        check_protocol(NAT_PORTMAP_UPNP, "11.0.77.2:4242");
+    if (!home_open("public"))
+        return;
+    check_protocol(NAT_PORTMAP_UPNP, "11.0.77.2:4242", true);
+    cr_expect_eq(rules_in_router(), 0, "the router still has rules of ours");
 }
 
 Test(portmap_router, pcp_on_ipv6, .fini = home_close)
 {
+    if (!home_open("public"))
+        return;
+    check_protocol(NAT_PORTMAP_PCP6, "[2a01:77:1::10]:4242", false);
+    cr_expect_eq(rules_in_router(), 0, "the router still has rules of ours");
+}
+
+/* miniupnpd 2.3.1 renews a pinhole, and then no longer knows the nonce that may delete it: NOT_AUTHORIZED. It
+ * is left to expire. */
+Test(portmap_router, pcp_on_ipv6_renewed, .fini = home_close)
+{
     if (home_open("public"))
-        check_protocol(NAT_PORTMAP_PCP6, "[2a01:77:1::10]:4242");
+        check_protocol(NAT_PORTMAP_PCP6, "[2a01:77:1::10]:4242", true);
 }
 
 /* A mapping that somebody dialled in vain is given back, and the next protocol's turn comes. */

@@ -80,10 +80,12 @@ def routed(lab, name):
 
 
 def flush(lab, name):
-    """The router forgets every mapping, as after a restart.  One that keeps ports gives the same ones again."""
+    """The router forgets every mapping, as after a restart.  One that keeps ports gives them again."""
     site, where = routed(lab, name)
-    text = "".join("flush %s ip nat %s\n" % ("map" if one in ("out", "in") else "set", one)
-                   for one in rules.MAPS.get(site["nat"], []))
+    text = "".join(
+        "flush %s ip nat %s\n" % ("map" if one in ("out", "in") else "set", one)
+        for one in rules.MAPS.get(site["nat"], [])
+    )
     if text:
         space.nft(where, text)
     space.run(["conntrack", "-F"], space=where)
@@ -92,22 +94,13 @@ def flush(lab, name):
 def rebind(lab, name):
     """As flush, and every later mapping has another port, also at routers that keep ports."""
     site, where = routed(lab, name)
-    if site["nat"] == "masq":
-        site["rebound"] = random.randrange(20000, 60000, 64)
+    if site["nat"] in ("masq", "symseq"):
+        # Other ports for one, for the other another beginning: its counter starts at zero.
+        masq = site["nat"] == "masq"
+        site["rebound"] = random.randrange(20000, 60000, 64) if masq else random.randrange(1, rules.SEQUENCE)
         lab.save()
-        text = rules.router(site).split("table ip nat\n", 1)[1].split("\ntable inet upnp_nat")[0]
-        space.nft(where, "table ip nat\n" + text)
-    elif site["nat"] == "symseq":
-        skip_sequence(site, where)
+        space.nft(where, rules.nat_table(site))
     flush(lab, name)
-
-
-def skip_sequence(site, where):
-    """The rules are loaded anew with the counter at zero, so the ports' order must begin elsewhere."""
-    site["rebound"] = random.randrange(rules.SEQUENCE)
-    text = rules.router(site)
-    start = text.index("table ip nat\n")
-    space.nft(where, text[start:].split("\ntable inet upnp_nat")[0])
 
 
 def readdress(lab, name):
@@ -131,11 +124,11 @@ def readdress(lab, name):
     space.ip_batch(["addr flush dev wan0 scope global"] + lab.wan_addresses(site), where)
     if site["wan6"]:
         outer, port = lab.uplink(site)
-        space.ip_batch(["route replace 2a01:%d::/48 via %s dev %s" % (site["number"], site["wan6"], port)],
-                       outer)
+        space.ip_batch(
+            ["route replace 2a01:%d::/48 via %s dev %s" % (site["number"], site["wan6"], port)], outer
+        )
     if site["router"]:
-        text = rules.router(site)
-        space.nft(where, text[text.index("table ip nat\n"):].split("\ntable inet upnp_nat")[0])
+        space.nft(where, rules.nat_table(site))
         space.run(["conntrack", "-F"], space=where)
 
 
@@ -150,5 +143,11 @@ def mappings(lab, name):
     return text
 
 
-ACTIONS = {"cut": (cut, 2), "heal": (heal, 2), "kill": (kill, 1), "flush": (flush, 1), "rebind": (rebind, 1),
-           "readdress": (readdress, 1)}
+ACTIONS = {
+    "cut": (cut, 2),
+    "heal": (heal, 2),
+    "kill": (kill, 1),
+    "flush": (flush, 1),
+    "rebind": (rebind, 1),
+    "readdress": (readdress, 1),
+}

@@ -1,7 +1,8 @@
 """One laboratory: brought up from a scenario, changed while it runs, taken down without a trace.
 
-Everything a lab makes carries its name: namespaces begin with its prefix, files lie in its state directory, and
-its processes live in its namespaces.  So `down` needs nothing but the name, whatever became of who called `up`.
+Everything a lab makes carries its name: namespaces begin with its prefix, files lie in its state directory,
+and its processes live in its namespaces.  So `down` needs nothing but the name, whatever became of who
+called `up`.
 """
 
 import contextlib
@@ -60,7 +61,7 @@ class Lab:
         self.dir = os.path.join(state_root(), name)
         self.sites = []
 
-    # --- names ------------------------------------------------------------------------------------------------
+    # --- names ---------------------------------------------------------------------------------------------
 
     def space(self, name):
         return self.prefix + name
@@ -73,8 +74,10 @@ class Lab:
         for site in self.sites:
             if name in (site["name"], site["name"] + ".router") or name in scenario.host_names(site):
                 return site
-        raise LabError("the lab %s has no %s; it has %s"
-                       % (self.name, name, " ".join(site["name"] for site in self.sites)))
+        raise LabError(
+            "the lab %s has no %s; it has %s"
+            % (self.name, name, " ".join(site["name"] for site in self.sites))
+        )
 
     def hosts(self):
         return [name for site in self.sites for name in scenario.host_names(site)]
@@ -102,7 +105,7 @@ class Lab:
         index = scenario.host_names(site).index(name)
         return "%s.%d" % (site["lan4"], moved.get(name, 10 + index))
 
-    # --- state ------------------------------------------------------------------------------------------------
+    # --- state ---------------------------------------------------------------------------------------------
 
     def save(self):
         path = os.path.join(self.dir, "state.json")
@@ -118,7 +121,7 @@ class Lab:
             raise LabError("the lab %s is not up: tools/netlab up SCENARIO" % self.name) from None
         return self
 
-    # --- up ---------------------------------------------------------------------------------------------------
+    # --- up ------------------------------------------------------------------------------------------------
 
     def up(self, text, source):
         """Builds everything or nothing.  LabError: the scenario is wrong, or the machine refuses."""
@@ -172,11 +175,14 @@ class Lab:
             if scenario.needs_forwarder(site.get("link", {})):
                 self.start_forwarder(site, inner, outer, port)
             else:
-                cables.append("link add name wan0 netns %s type veth peer name %s netns %s"
-                              % (inner, port, outer))
+                cables.append(
+                    "link add name wan0 netns %s type veth peer name %s netns %s" % (inner, port, outer)
+                )
             for index, host in enumerate(scenario.host_names(site) if site["router"] else []):
-                cables.append("link add name eth0 netns %s type veth peer name h%d netns %s"
-                              % (self.space(host), index, inner))
+                cables.append(
+                    "link add name eth0 netns %s type veth peer name h%d netns %s"
+                    % (self.space(host), index, inner)
+                )
         space.ip_batch(cables)
 
     def uplink(self, site):
@@ -187,8 +193,9 @@ class Lab:
     def start_forwarder(self, site, inner, outer, port):
         shape = self.write_shape(site)
         log = os.path.join(self.dir, "wan-%s.log" % site["name"])
-        process = space.start([forwarder(), "--shape", shape, inner, "wan0", outer, port],
-                              self.space(WAN), log)
+        process = space.start(
+            [forwarder(), "--shape", shape, inner, "wan0", outer, port], self.space(WAN), log
+        )
         with open(os.path.join(self.dir, "wan-%s.pid" % site["name"]), "w", encoding="ascii") as file:
             file.write(str(process.pid))
         deadline = time.monotonic() + 10
@@ -206,9 +213,17 @@ class Lab:
             for side in ("up", "down"):
                 rate = link.get(side, 0)
                 queue = rate // 8 * link.get("queue", 100000) // 1000000
-                file.write("rate_bps=%d queue_bytes=%d delay_us=%d jitter_us=%d loss_ppm=%d reorder_ppm=%d\n"
-                           % (rate, max(queue, 3000) if rate else 0, link.get("delay", 0),
-                              link.get("jitter", 0), link.get("loss", 0), link.get("reorder", 0)))
+                file.write(
+                    "rate_bps=%d queue_bytes=%d delay_us=%d jitter_us=%d loss_ppm=%d reorder_ppm=%d\n"
+                    % (
+                        rate,
+                        max(queue, 3000) if rate else 0,
+                        link.get("delay", 0),
+                        link.get("jitter", 0),
+                        link.get("loss", 0),
+                        link.get("reorder", 0),
+                    )
+                )
         os.replace(path + ".new", path)
         return path
 
@@ -219,17 +234,24 @@ class Lab:
             if site["behind"]:
                 continue
             port = "w%d" % site["number"]
-            lines += ["link set dev %s up" % port, "addr add %s/24 dev %s" % (site["gate4"], port),
-                      "addr add %s/64 dev %s" % (site["gate6"], port),
-                      "route add 2a01:%d::/48 via %s dev %s" % (site["number"], site["wan6"], port)]
+            lines += [
+                "link set dev %s up" % port,
+                "addr add %s/24 dev %s" % (site["gate4"], port),
+                "addr add %s/64 dev %s" % (site["gate6"], port),
+                "route add 2a01:%d::/48 via %s dev %s" % (site["number"], site["wan6"], port),
+            ]
         space.ip_batch(lines, self.space(WAN))
 
     def address_site(self, site):
-        """Addresses and routes of a site's router, or of the host that has none, and of the hosts behind it."""
+        """Addresses and routes of a router, or of the host that has none, and of the hosts behind it."""
         lines = ["link set dev lo up", "link set dev wan0 up"] + self.wan_addresses(site)
         if site["router"]:
-            lines += ["link add lan0 type bridge forward_delay 0", "link set dev lan0 up",
-                      "addr add %s.1/24 dev lan0" % site["lan4"], "link set dev lan0 multicast on"]
+            lines += [
+                "link add lan0 type bridge forward_delay 0",
+                "link set dev lan0 up",
+                "addr add %s.1/24 dev lan0" % site["lan4"],
+                "link set dev lan0 multicast on",
+            ]
             if site["lan6"]:
                 lines.append("addr add %s::1/64 dev lan0" % site["lan6"])
             ports = ["h%d" % i for i in range(site["hosts"])]
@@ -238,31 +260,45 @@ class Lab:
                 lines += self.lan_port(site, port)
         space.ip_batch(lines, self.router_space(site))
         for host in scenario.host_names(site) if site["router"] else []:
-            space.ip_batch(["link set dev lo up", "link set dev eth0 up"] + self.host_addresses(site, host),
-                           self.space(host))
+            space.ip_batch(
+                ["link set dev lo up", "link set dev eth0 up"] + self.host_addresses(site, host),
+                self.space(host),
+            )
 
     def lan_port(self, site, port):
         """A veth joins the bridge; the end of a shaped link is no Ethernet and is routed to instead."""
         customer = next((s for s in self.sites if "w%d" % s["number"] == port), None)
         if customer is None or not scenario.needs_forwarder(customer.get("link", {})):
             return ["link set dev %s master lan0 up" % port]
-        return ["link set dev %s up" % port, "addr add %s.1/32 dev %s" % (site["lan4"], port),
-                "route add %s/32 dev %s" % (customer["wan4"], port)]
+        return [
+            "link set dev %s up" % port,
+            "addr add %s.1/32 dev %s" % (site["lan4"], port),
+            "route add %s/32 dev %s" % (customer["wan4"], port),
+        ]
 
     def wan_addresses(self, site):
-        lines = ["addr add %s/24 dev wan0" % site["wan4"], "route replace default via %s dev wan0" % site["gate4"]]
+        lines = [
+            "addr add %s/24 dev wan0" % site["wan4"],
+            "route replace default via %s dev wan0" % site["gate4"],
+        ]
         if site["wan6"] and (not site["router"] or site["ipv6"]):
-            lines += ["addr add %s/64 dev wan0" % site["wan6"],
-                      "route replace ::/0 via %s dev wan0" % site["gate6"]]
+            lines += [
+                "addr add %s/64 dev wan0" % site["wan6"],
+                "route replace ::/0 via %s dev wan0" % site["gate6"],
+            ]
         return lines
 
     def host_addresses(self, site, host):
-        lines = ["addr add %s/24 dev eth0" % self.host_address(host),
-                 "route replace default via %s.1 dev eth0" % site["lan4"]]
+        lines = [
+            "addr add %s/24 dev eth0" % self.host_address(host),
+            "route replace default via %s.1 dev eth0" % site["lan4"],
+        ]
         if site["lan6"]:
             index = scenario.host_names(site).index(host)
-            lines += ["addr add %s::%d/64 dev eth0" % (site["lan6"], 10 + index),
-                      "route replace ::/0 via %s::1 dev eth0" % site["lan6"]]
+            lines += [
+                "addr add %s::%d/64 dev eth0" % (site["lan6"], 10 + index),
+                "route replace ::/0 via %s::1 dev eth0" % site["lan6"],
+            ]
         return lines
 
     def set_rules(self, site):
@@ -272,7 +308,7 @@ class Lab:
         elif site["firewall"]:
             space.nft(where, rules.host_firewall())
 
-    # --- links ------------------------------------------------------------------------------------------------
+    # --- links ---------------------------------------------------------------------------------------------
 
     def set_rate(self, site):
         """A plain rate: the kernel's token bucket at both ends, with a queue as long as the link says."""
@@ -283,9 +319,25 @@ class Lab:
         for side, where, device in (("up", self.router_space(site), "wan0"), ("down", outer, port)):
             if side in link:
                 latency = link.get("queue", 100000)
-                space.run(["tc", "-n", where, "qdisc", "replace", "dev", device, "root", "tbf", "rate",
-                           "%dbit" % link[side], "burst", str(max(link[side] // 8 // 250, 65536)), "latency",
-                           "%dus" % latency])
+                space.run(
+                    [
+                        "tc",
+                        "-n",
+                        where,
+                        "qdisc",
+                        "replace",
+                        "dev",
+                        device,
+                        "root",
+                        "tbf",
+                        "rate",
+                        "%dbit" % link[side],
+                        "burst",
+                        str(max(link[side] // 8 // 250, 65536)),
+                        "latency",
+                        "%dus" % latency,
+                    ]
+                )
 
     def change_link(self, name, words):
         """New figures for a site's link.  Those not given stay."""
@@ -293,8 +345,10 @@ class Lab:
         old = site.get("link", {})
         new = dict(old, **scenario.parse_link(words))
         if scenario.needs_forwarder(new) and not scenario.needs_forwarder(old):
-            raise LabError("the link of %s can only have a rate: give it a delay, jitter, loss or reorder in the "
-                           "scenario (delay=0us will do), and everything can change later" % site["name"])
+            raise LabError(
+                "the link of %s can only have a rate: give it a delay, jitter, loss or reorder in the "
+                "scenario (delay=0us will do), and everything can change later" % site["name"]
+            )
         site["link"] = new
         self.save()
         if not scenario.needs_forwarder(new):
@@ -307,12 +361,15 @@ class Lab:
             raise LabError("the link forwarder of %s is gone" % site["name"])
         os.kill(pid, signal.SIGHUP)
 
-    # --- daemons ----------------------------------------------------------------------------------------------
+    # --- daemons -------------------------------------------------------------------------------------------
 
     def start_daemons(self, site):
         if site["router"] and site["life_s"]:
-            space.start([sys.executable, os.path.join(HERE, "reaper.py"), str(site["life_s"])],
-                        self.router_space(site), os.path.join(self.dir, "reaper-%s.log" % site["name"]))
+            space.start(
+                [sys.executable, os.path.join(HERE, "reaper.py"), str(site["life_s"])],
+                self.router_space(site),
+                os.path.join(self.dir, "reaper-%s.log" % site["name"]),
+            )
         if site["router"] and site["portmap"]:
             self.start_portmap(site)
 
@@ -324,16 +381,29 @@ class Lab:
         upnp = "yes" if site["portmap"] == "upnp" else "no"
         other = "no" if site["portmap"] == "upnp" else "yes"
         base = os.path.join(self.dir, "miniupnpd-%s" % site["name"])
-        lines = ["ext_ifname=wan0", "listening_ip=lan0", "http_port=0", "enable_upnp=" + upnp,
-                 "enable_natpmp=" + other, "secure_mode=yes", "upnp_table_name=fw",
-                 "upnp_forward_chain=upnp_fwd", "upnp_nat_table_name=upnp_nat", "upnp_nat_chain=upnp_pre",
-                 "upnp_nat_postrouting_chain=upnp_post", "lease_file=%s.leases" % base,
-                 "uuid=%08x-0000-4000-8000-%012x" % (site["number"], random.getrandbits(48)),
-                 "allow 1024-65535 %s.0/24 1024-65535" % site["lan4"], "deny 0-65535 0.0.0.0/0 0-65535"]
+        lines = [
+            "ext_ifname=wan0",
+            "listening_ip=lan0",
+            "http_port=0",
+            "enable_upnp=" + upnp,
+            "enable_natpmp=" + other,
+            "secure_mode=yes",
+            "upnp_table_name=fw",
+            "upnp_forward_chain=upnp_fwd",
+            "upnp_nat_table_name=upnp_nat",
+            "upnp_nat_chain=upnp_pre",
+            "upnp_nat_postrouting_chain=upnp_post",
+            "lease_file=%s.leases" % base,
+            "uuid=%08x-0000-4000-8000-%012x" % (site["number"], random.getrandbits(48)),
+            "allow 1024-65535 %s.0/24 1024-65535" % site["lan4"],
+            "deny 0-65535 0.0.0.0/0 0-65535",
+        ]
         with open(base + ".conf", "w", encoding="ascii") as file:
             file.write("\n".join(lines) + "\n")
         where = self.router_space(site)
-        process = space.start([program, "-d", "-f", base + ".conf", "-P", base + ".pid"], where, base + ".log")
+        process = space.start(
+            [program, "-d", "-f", base + ".conf", "-P", base + ".pid"], where, base + ".log"
+        )
         port = 1900 if upnp == "yes" else 5351
         deadline = time.monotonic() + 10
         while not listens_udp(where, port):
@@ -342,7 +412,7 @@ class Lab:
                     raise LabError("miniupnpd of %s did not start: %s" % (site["name"], file.read()[-1000:]))
             time.sleep(0.01)
 
-    # --- down -------------------------------------------------------------------------------------------------
+    # --- down ----------------------------------------------------------------------------------------------
 
     def down(self):
         """Removes whatever there is of this lab; returns how many namespaces that were."""
@@ -357,13 +427,21 @@ class Lab:
 
 def forwarder():
     """The program that makes delay and loss."""
-    places = [os.environ.get("DUNLIN_WAN")] if os.environ.get("DUNLIN_WAN") else [
-        os.path.join(ROOT, "build", preset, "tools/wan/dunlin_wan") for preset in ("release", "dev", "clang")]
+    places = (
+        [os.environ.get("DUNLIN_WAN")]
+        if os.environ.get("DUNLIN_WAN")
+        else [
+            os.path.join(ROOT, "build", preset, "tools/wan/dunlin_wan")
+            for preset in ("release", "dev", "clang")
+        ]
+    )
     for path in places:
         if os.access(path, os.X_OK):
             return path
-    raise LabError("links with delay or loss need dunlin_wan: cmake --preset release && "
-                   "cmake --build --preset release --target dunlin_wan")
+    raise LabError(
+        "links with delay or loss need dunlin_wan: cmake --preset release && "
+        "cmake --build --preset release --target dunlin_wan"
+    )
 
 
 def has_interface(where, device):
@@ -380,7 +458,7 @@ def listens_udp(where, port):
 
 def known_labs():
     """Names of all labs that are up or left something."""
-    found = {name[len("netlab-"):].split("_")[0] for name in space.names("netlab-") if "_" in name}
+    found = {name[len("netlab-") :].split("_")[0] for name in space.names("netlab-") if "_" in name}
     with contextlib.suppress(OSError):
         found |= {name for name in os.listdir(state_root()) if LAB_NAME.match(name)}
     return sorted(found)

@@ -34,8 +34,11 @@ def main():
                 continue
             entry = "%s . %s : %s . %s" % (host, port, outside, outside_port)
             subprocess.run(["nft", "delete element ip nat out { %s }" % entry])
-            subprocess.run(["conntrack", "-D", "-p", "udp", "--orig-src", host, "--orig-port-src", str(port)],
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                ["conntrack", "-D", "-p", "udp", "--orig-src", host, "--orig-port-src", str(port)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
         time.sleep(LOOK_SECONDS)
 
 

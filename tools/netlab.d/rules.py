@@ -28,8 +28,18 @@ KINDS = {
     "natpmp": {"nat": "symrand", "portmap": "natpmp", "mapping": "APD", "filtering": "APD"},
     "pcp": {"nat": "symrand", "portmap": "pcp", "mapping": "APD", "filtering": "APD"},
 }
-DEFAULTS = {"router": True, "nat": None, "firewall": False, "input_open": False, "block": None, "ipv6": False,
-            "portmap": None, "step": 1, "life_s": 0, "hairpin": False}
+DEFAULTS = {
+    "router": True,
+    "nat": None,
+    "firewall": False,
+    "input_open": False,
+    "block": None,
+    "ipv6": False,
+    "portmap": None,
+    "step": 1,
+    "life_s": 0,
+    "hairpin": False,
+}
 PORTMAPS = ("upnp", "natpmp", "pcp")
 SEQUENCE = 8192  # ports of the symseq kind, from SEQUENCE_BASE on
 SEQUENCE_BASE = 20000
@@ -39,7 +49,7 @@ LIFE_MAP_SECONDS = 3600
 
 
 def expand(kind, words):
-    """Options of a kind with a scenario's further words: ipv6, hairpin, step=3, portmap=pcp, behind=, hosts=."""
+    """Options of a kind with further words: ipv6, hairpin, step=3, portmap=pcp, behind=, hosts=."""
     if kind not in KINDS:
         raise LabError("unknown kind '%s': %s" % (kind, " ".join(KINDS)))
     options = dict(DEFAULTS, **KINDS[kind], kind=kind)
@@ -54,8 +64,10 @@ def expand(kind, words):
         elif name in ("behind", "hosts") and value:
             options[name] = value
         else:
-            raise LabError("'%s' is no option of %s: ipv6 hairpin step=1..5 (symseq) portmap=%s hosts=N "
-                           "behind=CARRIER" % (word, kind, "|".join(PORTMAPS)))
+            raise LabError(
+                "'%s' is no option of %s: ipv6 hairpin step=1..5 (symseq) portmap=%s hosts=N "
+                "behind=CARRIER" % (word, kind, "|".join(PORTMAPS))
+            )
     if options["hairpin"] and options["nat"] not in ("fullcone", "arc"):
         raise LabError("hairpin is for the kinds with a table of inbound ports: fullcone, arc")
     if not options["router"] and (options["ipv6"] or options["portmap"]):
@@ -77,10 +89,14 @@ table inet fw {
 """
 
 
+def nat_table(site):
+    """The address translation alone, replacing what there was."""
+    return "table ip nat\ndelete table ip nat\ntable ip nat {\n%s}\n" % NATS[site["nat"]](site)
+
+
 def router(site):
-    """All rules of a router, replacing those it had."""
-    text = filter_table(site)
-    text += "table ip nat\ndelete table ip nat\ntable ip nat {\n%s}\n" % NATS[site["nat"]](site)
+    """All rules of a new router."""
+    text = filter_table(site) + nat_table(site)
     if site["portmap"]:
         text += PORTMAP_TABLE
     return text
@@ -95,8 +111,10 @@ def filter_table(site):
         "udp": 'oifname "wan0" meta l4proto udp drop',
         "not443": 'oifname "wan0" meta l4proto udp drop\n    oifname "wan0" tcp dport != 443 drop',
     }[site["block"]]
-    older = {"natpmp": "iifname lan0 udp dport 5351 @th,64,8 2 drop",
-             "pcp": "iifname lan0 udp dport 5351 @th,64,8 0 drop"}.get(site["portmap"], "")
+    older = {
+        "natpmp": "iifname lan0 udp dport 5351 @th,64,8 2 drop",
+        "pcp": "iifname lan0 udp dport 5351 @th,64,8 0 drop",
+    }.get(site["portmap"], "")
     return """
 table inet fw
 delete table inet fw
@@ -119,7 +137,11 @@ table inet fw {
     ct status dnat accept
   }
 }
-""" % ("accept" if site["input_open"] else "drop", older, block)
+""" % (
+        "accept" if site["input_open"] else "drop",
+        older,
+        block,
+    )
 
 
 # The tables that miniupnpd writes its mappings into.
@@ -163,7 +185,7 @@ OUT_TYPES = "ipv4_addr . inet_service : ipv4_addr . inet_service"
 
 
 def nat_masq(site):
-    """Keeps the port.  After `fault rebind` it takes the ports of a small range instead, so that they change."""
+    """Keeps the port.  After `fault rebind` it takes those of a small range instead."""
     first = site.get("rebound")
     if not first:
         return postrouting(MASQUERADE)
@@ -171,8 +193,11 @@ def nat_masq(site):
 
 
 def nat_eimrand(_site):
-    return (dynamic_map("out", OUT_TYPES) + postrouting(BY_OUT, RANDOM_PORT, MASQUERADE)
-            + learn("%s update @out %s" % (NEW_OUT, OUT_ENTRY)))
+    return (
+        dynamic_map("out", OUT_TYPES)
+        + postrouting(BY_OUT, RANDOM_PORT, MASQUERADE)
+        + learn("%s update @out %s" % (NEW_OUT, OUT_ENTRY))
+    )
 
 
 def nat_cone(site):
@@ -181,44 +206,62 @@ def nat_cone(site):
     external = "ip daddr %s meta l4proto udp" % site["wan4"]
     guard = "udp dport . ip saddr @seen" if restricted else ""
     into = "dnat ip to udp dport map @in"
-    before = ['iifname wan0 %s %s %s' % (external, guard, into)]
+    before = ["iifname wan0 %s %s %s" % (external, guard, into)]
     after = [BY_OUT, "oifname wan0 udp sport @taken masquerade to :20000-60000 random", MASQUERADE]
     if site["hairpin"]:
         lan = "ip saddr %s.0/24" % site["lan4"]
         before.append("iifname lan0 %s %s" % (external, into))
         after.insert(0, "oifname lan0 %s ct status dnat snat ip to ip saddr . udp sport map @out" % lan)
     # The third rule lets answers to an inbound flow keep the mapping alive.
-    known = ["%s update @out %s" % (NEW_OUT, OUT_ENTRY),
-             "%s update @in { udp sport : ct original ip saddr . ct original proto-src }" % NEW_OUT,
-             "oifname wan0 meta l4proto udp ct direction reply "
-             "update @in { udp sport : ct reply ip saddr . ct reply proto-src }",
-             "oifname wan0 meta l4proto udp update @seen { udp sport . ip daddr }",
-             "oifname wan0 meta l4proto udp update @taken { udp sport }"]
-    sets = "".join("set %s {\ntype %s\nflags dynamic,timeout\nsize 65535\ntimeout %ds\n}\n"
-                   % (name, types, CONE_SECONDS)
-                   for name, types in (("seen", "inet_service . ipv4_addr"), ("taken", "inet_service")))
-    return (dynamic_map("out", OUT_TYPES) + dynamic_map("in", "inet_service : ipv4_addr . inet_service") + sets
-            + "chain prerouting {\ntype nat hook prerouting priority -100;\n%s\n}\n" % "\n".join(before)
-            + postrouting(*after) + learn(*known))
+    known = [
+        "%s update @out %s" % (NEW_OUT, OUT_ENTRY),
+        "%s update @in { udp sport : ct original ip saddr . ct original proto-src }" % NEW_OUT,
+        "oifname wan0 meta l4proto udp ct direction reply "
+        "update @in { udp sport : ct reply ip saddr . ct reply proto-src }",
+        "oifname wan0 meta l4proto udp update @seen { udp sport . ip daddr }",
+        "oifname wan0 meta l4proto udp update @taken { udp sport }",
+    ]
+    sets = "".join(
+        "set %s {\ntype %s\nflags dynamic,timeout\nsize 65535\ntimeout %ds\n}\n" % (name, types, CONE_SECONDS)
+        for name, types in (("seen", "inet_service . ipv4_addr"), ("taken", "inet_service"))
+    )
+    return (
+        dynamic_map("out", OUT_TYPES)
+        + dynamic_map("in", "inet_service : ipv4_addr . inet_service")
+        + sets
+        + "chain prerouting {\ntype nat hook prerouting priority -100;\n%s\n}\n" % "\n".join(before)
+        + postrouting(*after)
+        + learn(*known)
+    )
 
 
 def nat_adm(_site):
     entry = "{ ct original ip saddr . ct original proto-src . ip daddr : ip saddr . udp sport }"
-    return (dynamic_map("out", "ipv4_addr . inet_service . ipv4_addr : ipv4_addr . inet_service")
-            + postrouting("oifname wan0 snat ip to ip saddr . udp sport . ip daddr map @out", RANDOM_PORT,
-                          "oifname wan0 masquerade fully-random")
-            + learn("%s update @out %s" % (NEW_OUT, entry)))
+    return (
+        dynamic_map("out", "ipv4_addr . inet_service . ipv4_addr : ipv4_addr . inet_service")
+        + postrouting(
+            "oifname wan0 snat ip to ip saddr . udp sport . ip daddr map @out",
+            RANDOM_PORT,
+            "oifname wan0 masquerade fully-random",
+        )
+        + learn("%s update @out %s" % (NEW_OUT, entry))
+    )
 
 
 def nat_symseq(site):
     """A counter as the port itself lands byte-swapped; through a map the step is exact.  It counts every new
     flow of every host of the home, as such routers do."""
-    ports = ", ".join("%d : %s . %d" % (i, site["wan4"], SEQUENCE_BASE + i * site["step"])
-                      for i in range(SEQUENCE))
-    return ("map seq {\ntypeof numgen inc mod %d : ip saddr . th sport\nelements = { %s }\n}\n"
-            % (SEQUENCE, ports)
-            + postrouting("oifname wan0 meta l4proto { tcp, udp } snat ip to numgen inc mod %d map @seq"
-                          % SEQUENCE, MASQUERADE))
+    skip = site.get("rebound", 0)
+    ports = ", ".join(
+        "%d : %s . %d" % (i, site["wan4"], SEQUENCE_BASE + (i + skip) % SEQUENCE * site["step"])
+        for i in range(SEQUENCE)
+    )
+    return "map seq {\ntypeof numgen inc mod %d : ip saddr . th sport\nelements = { %s }\n}\n" % (
+        SEQUENCE,
+        ports,
+    ) + postrouting(
+        "oifname wan0 meta l4proto { tcp, udp } snat ip to numgen inc mod %d map @seq" % SEQUENCE, MASQUERADE
+    )
 
 
 def nat_symrand(_site):
@@ -227,11 +270,22 @@ def nat_symrand(_site):
 
 def nat_life(_site):
     """A mapping is learned once and ends life_s later, busy or not: reaper.py sees to that."""
-    return (dynamic_map("out", OUT_TYPES, LIFE_MAP_SECONDS) + postrouting(BY_OUT, RANDOM_PORT, MASQUERADE)
-            + learn("%s ct mark 0 add @out %s" % (NEW_OUT, OUT_ENTRY), "%s ct mark 0 ct mark set 1" % NEW_OUT))
+    return (
+        dynamic_map("out", OUT_TYPES, LIFE_MAP_SECONDS)
+        + postrouting(BY_OUT, RANDOM_PORT, MASQUERADE)
+        + learn("%s ct mark 0 add @out %s" % (NEW_OUT, OUT_ENTRY), "%s ct mark 0 ct mark set 1" % NEW_OUT)
+    )
 
 
-NATS = {"masq": nat_masq, "eimrand": nat_eimrand, "fullcone": nat_cone, "arc": nat_cone, "adm": nat_adm,
-        "symseq": nat_symseq, "symrand": nat_symrand, "life": nat_life}
+NATS = {
+    "masq": nat_masq,
+    "eimrand": nat_eimrand,
+    "fullcone": nat_cone,
+    "arc": nat_cone,
+    "adm": nat_adm,
+    "symseq": nat_symseq,
+    "symrand": nat_symrand,
+    "life": nat_life,
+}
 MAPS = {"eimrand": ["out"], "fullcone": ["out", "in", "seen", "taken"], "adm": ["out"], "life": ["out"]}
 MAPS["arc"] = MAPS["fullcone"]

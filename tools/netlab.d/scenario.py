@@ -38,8 +38,16 @@ def share_ppm(text):
     return int(value * 10000)
 
 
-LINK_WORDS = {"rate": rate, "up": rate, "down": rate, "delay": time_us, "jitter": time_us,
-              "queue": time_us, "loss": share_ppm, "reorder": share_ppm}
+LINK_WORDS = {
+    "rate": rate,
+    "up": rate,
+    "down": rate,
+    "delay": time_us,
+    "jitter": time_us,
+    "queue": time_us,
+    "loss": share_ppm,
+    "reorder": share_ppm,
+}
 
 
 def parse_link(words):
@@ -151,8 +159,10 @@ def number_sites(parser, source):
         else:
             carrier = parser.find(behind)
             if carrier is None or not carrier["carrier"] or carrier["number"] > number:
-                raise LabError("%s: %s is behind %s, which is no carrier of a line above"
-                               % (source, site["name"], behind))
+                raise LabError(
+                    "%s: %s is behind %s, which is no carrier of a line above"
+                    % (source, site["name"], behind)
+                )
             customers[behind] = customers.get(behind, 1) + 1
             site["wan4"] = "100.64.%d.%d" % (carrier["number"], customers[behind])
             site["gate4"] = "100.64.%d.1" % carrier["number"]

@@ -72,8 +72,15 @@ def run(words, given=None, check=True, space=None):
 def start(words, space, log, die_with=None, env=None):
     """Starts a program in a namespace, its words going to the file log; returns its Popen."""
     with open(log, "ab") as out, entering(space, die_with) as forked:
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                start_new_session=True, preexec_fn=forked, env=env)
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=forked,
+            env=env,
+        )
 
 
 def open_space(name):
@@ -107,7 +114,7 @@ def inside(space):
 
 
 def sysctl(space, values):
-    """Writes network sysctls of a namespace: {"net/ipv4/ip_forward": 1, ...}.  One that is absent is skipped."""
+    """Writes network sysctls of a namespace: {"net/ipv4/ip_forward": 1, ...}.  Absent ones are skipped."""
     with inside(space):
         for name, value in values.items():
             try:
