@@ -385,7 +385,7 @@ void method_doctor(void *user, struct control_call *call, const struct pack_read
     facts.uptime_s = (now_ns - node->started_ns) / NODE_SECOND_NS;
     facts.port = net_uv_socket_port(node->socket);
     facts.seeds = node->config.seed_count;
-    facts.contacts = dht.good + dht.doubtful;
+    facts.contacts = dht.good; /* doubtful ones have not answered lately */
     if (!net_seal_clock_offset(node->seal, now_ns, &facts.clock_offset_ms, &facts.clock_peers))
         facts.clock_offset_ms = 0;
     facts.udp_blocked = node->udp_blocked;
