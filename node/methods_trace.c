@@ -10,6 +10,7 @@ enum { ATTEMPTS_TOLD = 96, STEP_TEXT_SIZE = 192 };
 /* One line of the merged log. */
 struct step {
     uint64_t time_ns;
+    size_t order; /* as it was logged: what happened at one time stays in order */
     const char *part;
     struct net_addr addr;
     uint64_t rtt_ns;
@@ -51,7 +52,7 @@ static struct step *add_step(struct steps *steps, uint64_t time_ns, const char *
 {
     struct step *step = &steps->at[steps->count++];
     ASSERT(steps->count <= sizeof steps->at / sizeof steps->at[0]);
-    *step = (struct step){.time_ns = time_ns, .part = part};
+    *step = (struct step){.time_ns = time_ns, .order = steps->count, .part = part};
     return step;
 }
 
@@ -111,9 +112,11 @@ static void add_attempts(const struct node *node, const struct id *peer, struct 
 
 static int by_time(const void *a, const void *b)
 {
-    uint64_t first = ((const struct step *)a)->time_ns;
-    uint64_t second = ((const struct step *)b)->time_ns;
-    return first < second ? -1 : first > second;
+    const struct step *first = a;
+    const struct step *second = b;
+    if (first->time_ns != second->time_ns)
+        return first->time_ns < second->time_ns ? -1 : 1;
+    return first->order < second->order ? -1 : 1;
 }
 
 static void reply_where(struct reply *r, const struct net_addr *addr)
