@@ -67,6 +67,7 @@ static bool open_session(struct node *node, struct node_peer *peer, uint64_t now
         if (nat_relay_client_open(node->relay_client, now_ns, &peer->id, &peer->relays[i].id,
                                   &peer->relays[i].addr, &token) < 0)
             continue;
+        attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_RELAY_OPEN, &peer->relays[i].addr, ERR_OK);
         peer->sessions[slot] = token;
         peer->session_vias[slot] = 0;
         return true;
@@ -102,6 +103,7 @@ static void session_up(struct node *node, uint64_t now_ns, const struct nat_rela
         nat_relay_client_close(node->relay_client, now_ns, event->token);
         return;
     }
+    attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_RELAY_UP, &event->route, ERR_OK);
     peer->session_vias[slot] = event->route.via;
     peer->session_rates[slot] = event->rate;
     int result = nat_path_peer_add(node->path, now_ns, &peer->id);
@@ -117,6 +119,7 @@ static void session_offered(struct node *node, uint64_t now_ns, const struct nat
 {
     struct node_peer *peer = peers_admit(node, now_ns, &event->peer);
     size_t slot = peer == NULL ? NODE_PEER_SESSIONS_MAX : session_slot(peer, 0);
+    attempts_note(&node->attempts, now_ns, &event->peer, ATTEMPT_RELAY_OFFERED, &event->relay_addr, ERR_OK);
     if (slot < NODE_PEER_SESSIONS_MAX &&
         nat_relay_client_accept(node->relay_client, now_ns, event->token) == ERR_OK) {
         peer->sessions[slot] = event->token;
@@ -136,6 +139,9 @@ static void session_over(struct node *node, uint64_t now_ns, const struct nat_re
     node_info(node, TRACE_LEVEL_DEBUG, "relay session with %s %s: %s", text,
               event->type == NAT_RELAY_SESSION_FAILED ? "does not come about" : "has ended",
               nat_relay_reason_text(event->reason));
+    attempts_note(&node->attempts, now_ns, &event->peer,
+                  event->type == NAT_RELAY_SESSION_FAILED ? ATTEMPT_RELAY_FAILED : ATTEMPT_RELAY_DOWN,
+                  &event->relay_addr, (int)event->reason);
     if (event->type == NAT_RELAY_SESSION_DOWN)
         nat_path_via_closed(node->path, now_ns, event->route.via);
     if (slot < NODE_PEER_SESSIONS_MAX) {
@@ -312,6 +318,8 @@ static void punch_event(struct node *node, uint64_t now_ns, const struct nat_pun
 static void punch(struct node *node, struct node_peer *peer, uint64_t now_ns, bool ageing)
 {
     int result = nat_punch_start(node->punch, now_ns, &peer->id, ageing);
+    attempts_note(&node->attempts, now_ns, &peer->id,
+                  result == ERR_OK ? ATTEMPT_PUNCH_START : ATTEMPT_PUNCH_HELD, NULL, result);
     uint64_t ready_ns = nat_punch_ready_ns(node->punch, &peer->id);
     peer->punch_next_ns = now_ns + NODE_SECOND_NS;
     if (result == ERR_RATE && ready_ns > peer->punch_next_ns)

@@ -37,6 +37,9 @@ const struct control_method node_methods[] = {
     {"checkpoint.save", "run:s ", method_checkpoint_save},
     {"checkpoint.export", "run:s path:s ", method_checkpoint_export},
     {"speed", "id:s bytes:u down:b wait_s:u ", method_speed},
+    {"nat", "", method_nat},
+    {"trace", "id:s ", method_trace},
+    {"doctor", "", method_doctor},
     {"limit", "cpu_pct:u up_bytes_s:u ", method_limit},
     {"stop", "", method_stop},
     {NULL, NULL, NULL},
@@ -204,19 +207,6 @@ void method_status(void *user, struct control_call *call, const struct pack_read
     control_finish(call, false);
 }
 
-const char *methods_path_text(const struct node *node, const struct id *peer)
-{
-    struct net_addr addr;
-    enum nat_route_kind kind;
-    if (nat_path_route_kind(node->path, peer, &addr, &kind) < 0)
-        kind = NAT_ROUTE_NONE;
-    /* Where UDP is blocked a TCP link stands in for it, and nobody above knows. */
-    if (kind != NAT_ROUTE_NONE && addr.via == NET_VIA_MAIN && node->udp_blocked &&
-        net_addr_scope(&addr) == NET_SCOPE_GLOBAL)
-        kind = NAT_ROUTE_TCP;
-    return nat_route_kind_text(kind);
-}
-
 static void reply_peer(struct node *node, const struct node_peer *peer, struct reply *r)
 {
     struct quic_peer_info info;
@@ -314,10 +304,7 @@ bool method_peer_param(struct node *node, struct control_call *call, const struc
 
 void method_peer(void *user, struct control_call *call, const struct pack_reader *params)
 {
-    static const char *const states[] = {"candidate", "probing", "answering", "active", "suspect", "dead"};
-    static const char *const kinds[] = {"", "lan", "direct6", "direct4", "observed", "relayed"};
     struct node *node = user;
-    struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
     struct id id;
     if (!method_peer_param(node, call, params, "id", &id))
         return;
@@ -328,17 +315,7 @@ void method_peer(void *user, struct control_call *call, const struct pack_reader
     }
     struct reply *r = control_answer(call);
     reply_peer(node, peer, r);
-    reply_array(r, "candidates");
-    int count = nat_path_candidates(node->path, &id, info, NAT_PATH_CANDIDATES_MAX);
-    for (int i = 0; i < count; i++) {
-        reply_map(r, NULL);
-        method_reply_addr(r, "addr", &info[i].addr);
-        reply_str(r, "kind", kinds[info[i].kind]);
-        reply_str(r, "state", states[info[i].state]);
-        reply_float(r, "rtt_ms", (double)info[i].rtt_ns / 1e6);
-        reply_end(r);
-    }
-    reply_end(r);
+    methods_reply_candidates(node, r, &id);
     control_finish(call, false);
 }
 

@@ -28,6 +28,9 @@ void method_checkpoint_ls(void *user, struct control_call *call, const struct pa
 void method_checkpoint_save(void *user, struct control_call *call, const struct pack_reader *params);
 void method_checkpoint_export(void *user, struct control_call *call, const struct pack_reader *params);
 void method_speed(void *user, struct control_call *call, const struct pack_reader *params);
+void method_nat(void *user, struct control_call *call, const struct pack_reader *params);
+void method_trace(void *user, struct control_call *call, const struct pack_reader *params);
+void method_doctor(void *user, struct control_call *call, const struct pack_reader *params);
 void method_limit(void *user, struct control_call *call, const struct pack_reader *params);
 void method_stop(void *user, struct control_call *call, const struct pack_reader *params);
 
@@ -41,6 +44,10 @@ struct run *method_run(struct node *node, struct control_call *call, const struc
 /* The peer that the parameter key names, as method_id does.  False: the call was answered. */
 bool method_peer_param(struct node *node, struct control_call *call, const struct pack_reader *params,
                        const char *key, struct id *out);
+/* How packets reach the peer now, TCP links that stand in for UDP included. */
+enum nat_route_kind methods_route_kind(const struct node *node, const struct id *peer);
+/* "candidates" of a peer: the ways that nat/path knows. */
+void methods_reply_candidates(struct node *node, struct reply *r, const struct id *peer);
 /* An address as text. */
 void method_reply_addr(struct reply *r, const char *key, const struct net_addr *addr);
 /* Resolves an id or unique prefix among peers, contacts and run members.  False: the call was answered. */

@@ -48,8 +48,10 @@ static void dial(struct node *node, struct node_tcp_way *way, size_t which, uint
     struct net_addr at = way->addr;
     at.port = port;
     way->tried[which] = true;
-    if (net_uv_tcp_dial(node->tcp, &at, &way->peer, &way->via[which]) < 0)
+    int result = net_uv_tcp_dial(node->tcp, &at, &way->peer, &way->via[which]);
+    if (result < 0)
         way->via[which] = 0;
+    attempts_note(&node->attempts, node_now_ns(), &way->peer, ATTEMPT_TCP_DIAL, &at, result);
 }
 
 struct node_tcp_way *ways_tcp(struct node *node, uint64_t now_ns, const struct net_addr *addr,
@@ -109,6 +111,9 @@ static void tick_dial(struct node *node, struct node_tcp_way *way, uint64_t now_
 
 void ways_tcp_link(struct node *node, uint64_t now_ns, const struct net_uv_tcp_info *info, int reason)
 {
+    if (info->outgoing)
+        attempts_note(&node->attempts, now_ns, &info->peer,
+                      reason == ERR_OK ? ATTEMPT_TCP_UP : ATTEMPT_TCP_DOWN, &info->addr, reason);
     for (size_t i = 0; i < NODE_TCP_WAYS_MAX; i++) {
         struct node_tcp_way *way = &node->tcp_ways[i];
         for (size_t k = 0; k < 2 && way->used; k++) {

@@ -42,6 +42,8 @@ def check_json(swarm):
         ["peer", peer.id],
         ["ping", peer.id, "--count", "2"],
         ["speed", peer.id, "--bytes", "1M"],
+        ["trace", peer.id],
+        ["nat"],
         ["run", "list"],
         ["run", "show", run],
         ["dht", "table"],
@@ -66,6 +68,10 @@ def check_json(swarm):
                 raise harness.Failed("dunlin %s --json is no object: %s" % (" ".join(words), line))
         plain = node.run_cli(*words)
         expect(plain.returncode == 0 and plain.stdout.strip(), "dunlin %s prints text" % " ".join(words))
+    verdict = node.run_cli("doctor", "--json")
+    code = json.loads(verdict.stdout)["code"]
+    expect(verdict.returncode == code and code in (0, 1), "the doctor's exit code is its verdict: %d" % code)
+    expect(node.ask("trace", peer.id)["log"], "the trace knows how the peer was reached")
     record = node.ask("state", "ls", run)["records"][0]
     got = node.ask("state", "get", run, record["author"], str(record["slot"]))
     expect(got["seq"] >= record["seq"] and got["value"], "a listed record can be read")

@@ -125,6 +125,9 @@ void show_stop(const json_t *result);
 void show_peers(const json_t *result);
 void show_peer(const json_t *result);
 void show_ping(const json_t *result);
+void show_nat(const json_t *result);
+void show_trace(const json_t *result);
+void show_doctor(const json_t *result);
 void show_speed(const json_t *result);
 void show_dht_table(const json_t *result);
 void show_dht_find(const json_t *result);
@@ -143,5 +146,6 @@ void show_checkpoint_written(const json_t *result);
 /* Answers before the last, and what a result means for the exit code. */
 void progress_speed(const json_t *result);
 int judge_speed(const json_t *result);
+int judge_doctor(const json_t *result);
 
 #endif
