@@ -27,11 +27,15 @@ class LabNode(nodes.Node):
         self.own_port = port
 
     def command(self):
-        words = super().command()
-        at = words.index("--listen")
-        # Without a port of its own the node takes its default, as most will.
-        words[at : at + 2] = ["--listen", str(self.own_port)] if self.own_port else []
-        return ["nsenter", "--net=" + os.path.join(space.NETNS_DIR, self.space)] + words
+        """Nothing but what makes a node part of this lab: what nodes of one machine are told for their own good
+        (leave the router alone, find nobody on the LAN) would be a false advantage or handicap here."""
+        words = ["nsenter", "--net=" + os.path.join(space.NETNS_DIR, self.space), self.programs.dunlind]
+        words += ["-d", self.dir, "--network", self.network, "--threads", "1", "--log-file", self.log]
+        if self.own_port:  # without one the node takes its default, as most will
+            words += ["--listen", str(self.own_port)]
+        if self.seeds:
+            words += ["--seeds", self.seeds]
+        return words + self.flags
 
     def trace(self, peer):
         """What the node remembers of its dealings with a peer, as text for a person."""
