@@ -330,6 +330,10 @@ void meet_seek(struct node *node, struct node_peer *peer, uint64_t now_ns);
 /* The route in use is new or gone (kind NAT_ROUTE_NONE). */
 void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
                 const struct nat_path_event *event);
+/* A connection to the peer stands: it is held to what its route grants. */
+void meet_connected(struct node *node, struct node_peer *peer, uint64_t now_ns);
+/* Our own addresses have changed: what could not be punched before may be now. */
+void meet_own_addrs(struct node *node, uint64_t now_ns);
 /* The peer's record names these relays. */
 void meet_record(struct node *node, struct node_peer *peer, struct bytes extra);
 /* The mapping behind the route in use ends soon: punch from a fresh socket. */

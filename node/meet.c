@@ -18,6 +18,7 @@ enum {
     STANDBY_AGAIN_S = 20,
     RESET_AFTER_MS = 50, /* least wait after a change from a route that still works */
     PUNCH_LATER_S = 30,
+    SHAPE_BELOW = 50, /* QUIC keeps a fiftieth below what a relay grants */
 };
 
 #define MS(x) ((uint64_t)(x)*UINT64_C(1000000))
@@ -161,7 +162,15 @@ static void apply_rate(struct node *node, struct node_peer *peer, uint64_t now_n
         if (net_via_is_relay(peer->route.via) && peer->session_vias[i] == peer->route.via)
             rate = peer->session_rates[i];
     }
-    quic_path_shape(node->quic, now_ns, &peer->id, rate);
+    /* The relay counts frame heads too, and drops what is over. */
+    quic_path_shape(node->quic, now_ns, &peer->id, rate - rate / SHAPE_BELOW);
+    quic_path_cap(node->quic, &peer->id,
+                  peer->kind == NAT_ROUTE_RELAYED ? QUIC_DATAGRAM_MIN : QUIC_DATAGRAM_MAX);
+}
+
+void meet_connected(struct node *node, struct node_peer *peer, uint64_t now_ns)
+{
+    apply_rate(node, peer, now_ns);
 }
 
 static void session_quota(struct node *node, uint64_t now_ns, const struct nat_relay_client_event *event)
@@ -326,6 +335,14 @@ static void punch(struct node *node, struct node_peer *peer, uint64_t now_ns, bo
         peer->punch_next_ns = ready_ns;
 }
 
+void meet_own_addrs(struct node *node, uint64_t now_ns)
+{
+    for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
+        if (node->peers[i].used && !is_direct(node->peers[i].kind))
+            node->peers[i].punch_next_ns = now_ns;
+    }
+}
+
 /* ---- routes ---- */
 
 static void start_afresh(struct node *node, struct node_peer *peer, uint64_t now_ns)
@@ -355,8 +372,6 @@ void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
     }
     peer->kind = event->kind;
     peer->route = event->addr;
-    quic_path_cap(node->quic, &peer->id,
-                  peer->kind == NAT_ROUTE_RELAYED ? QUIC_DATAGRAM_MIN : QUIC_DATAGRAM_MAX);
     apply_rate(node, peer, now_ns);
     peer->reset_ns = reset_time(event, now_ns);
     if (peer->reset_ns == now_ns)

@@ -159,7 +159,8 @@ static bool is_client(const struct node *node)
     return node->public_count > 0;
 }
 
-static void publish(struct node *node, uint64_t now_ns, const struct addr_list *list)
+/* Tells others our addresses and relays; true when the addresses are new. */
+static bool publish(struct node *node, uint64_t now_ns, const struct addr_list *list)
 {
     struct nat_relay_place held[NAT_RELAY_EXTRA_RELAYS];
     uint8_t extra[NAT_RELAY_EXTRA_MAX];
@@ -173,6 +174,7 @@ static void publish(struct node *node, uint64_t now_ns, const struct addr_list *
     dht_set_addresses(node->dht, now_ns, list->at, list->count, bytes_of(extra, extra_len));
     for (size_t i = 0; i < NODE_RUNS_MAX && !same; i++)
         node->runs[i].member_put_ns = 0; /* members learn the new addresses from our register */
+    return !same;
 }
 
 /* Every global address that others are told of is dialled back; others no longer. */
@@ -295,7 +297,7 @@ void own_changed(struct node *node, uint64_t now_ns)
 {
     struct addr_list list = own_list(node);
     bool client = is_client(node);
-    publish(node, now_ns, &list);
+    bool changed = publish(node, now_ns, &list);
     verify(node, now_ns, &list);
     dht_set_client(node->dht, client);
     nat_reach_serve(node->reach, !client);
@@ -312,6 +314,8 @@ void own_changed(struct node *node, uint64_t now_ns)
     node->client = client;
     node->roles_set = true;
     own_punch_profile(node);
+    if (changed)
+        meet_own_addrs(node, now_ns);
     if (!node->portmap_running && node->config.port_mapping && has_local(node, NET_SCOPE_PRIVATE) &&
         node->public_count > 0 && !node->stopping) {
         node->portmap_running = true;

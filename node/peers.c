@@ -143,6 +143,7 @@ void peers_connected(struct node *node, const struct quic_event *event)
     }
     peer->connected = true;
     peer->connected_ns = now_ns;
+    meet_connected(node, peer, now_ns);
     attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_QUIC_UP, NULL, ERR_OK);
     int result = nat_path_peer_add(node->path, now_ns, &peer->id);
     (void)result; /* ERR_FULL: the route in use is kept as long as the peer is heard */
