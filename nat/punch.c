@@ -75,6 +75,13 @@ static struct net_addr ip_only(const struct net_addr *addr)
     return ip;
 }
 
+/* Another chance for those that could not be reached before. */
+static void end_back_off(struct nat_punch *punch)
+{
+    for (size_t i = 0; i < punch->peer_count; i++)
+        punch->peers[i].ready_ns = punch->peers[i].failures = 0;
+}
+
 int nat_punch_set_profile(struct nat_punch *punch, const struct nat_punch_profile *profile)
 {
     struct nat_punch_profile own = *profile;
@@ -83,14 +90,28 @@ int nat_punch_set_profile(struct nat_punch *punch, const struct nat_punch_profil
     if (!punch_profile_valid(&own))
         return ERR_INVALID;
     bool moved = !same_network(&own, &punch->profile);
-    for (size_t i = 0; i < punch->peer_count && moved; i++)
-        punch->peers[i].ready_ns = punch->peers[i].failures = 0;
+    if (moved)
+        end_back_off(punch);
     punch->profile = own;
     return ERR_OK;
 }
 
+static bool is_known(const struct nat_punch *punch, const struct net_addr *addr)
+{
+    for (size_t i = 0; i < punch->addr_count; i++) {
+        if (net_addr_equal(&punch->addrs[i].addr, addr))
+            return true;
+    }
+    return false;
+}
+
 void nat_punch_set_addrs(struct nat_punch *punch, const struct nat_punch_candidate addrs[], size_t count)
 {
+    bool opened = false;
+    for (size_t i = 0; i < count && !opened; i++) /* observed ones come and go with every mapping */
+        opened = addrs[i].source != NAT_PUNCH_OBSERVED && !is_known(punch, &addrs[i].addr);
+    if (opened)
+        end_back_off(punch);
     punch->addr_count = 0;
     for (size_t i = 0; i < count && punch->addr_count < NAT_PUNCH_CANDIDATES_MAX - 1; i++) {
         enum net_scope scope = net_addr_scope(&addrs[i].addr);

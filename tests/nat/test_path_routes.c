@@ -624,6 +624,40 @@ Test(path_routes, the_log_is_bounded)
     net_close(&net);
 }
 
+<<<<<<< HEAD
+=======
+/* A peer that came by itself has no log until it is wanted; then what is known of it opens the log. */
+Test(path_routes, the_log_begins_when_the_peer_is_wanted)
+{
+    struct nat_path_trace trace[NAT_PATH_TRACE_MAX];
+    two_nodes();
+    net_link(&net, 0, direct_a, 1, direct_b, MS(10));
+    net_offer(&net, 0, 1, direct_b, NAT_ROUTE_DIRECT4);
+    net_run_for(&net, S(1));
+    struct nat_path *path = net.nodes[1].path;
+    cr_expect_eq(nat_path_trace(path, &net.nodes[0].id, trace, NAT_PATH_TRACE_MAX), ERR_NOT_FOUND);
+    cr_expect_eq(nat_path_peer_add(path, net.now_ns, &net.nodes[0].id), ERR_OK);
+    cr_expect_eq(nat_path_trace(path, &net.nodes[0].id, trace, NAT_PATH_TRACE_MAX), 1);
+    cr_expect(trace[0].step == NAT_PATH_ADDED && trace[0].rtt_ns > 0 && !trace[0].offered);
+    cr_expect_eq(trace[0].kind, NAT_ROUTE_PUNCHED, "nobody published its source");
+    struct net_addr published = at(direct_a);
+    cr_expect_eq(nat_path_candidate_add(path, net.now_ns, &net.nodes[0].id, &published, NAT_ROUTE_DIRECT4),
+                 ERR_OK);
+    cr_expect_eq(kind_of_route(1, 0), NAT_ROUTE_DIRECT4, "an offer gives it its kind");
+    net_close(&net);
+}
+
+Test(path_routes, a_private_source_is_of_the_lan)
+{
+    two_nodes();
+    net_link(&net, 0, "192.168.1.1:1", 1, "192.168.1.2:2", MS(1));
+    net_offer(&net, 0, 1, "192.168.1.2:2", NAT_ROUTE_LAN);
+    net_run_for(&net, S(1));
+    cr_expect_eq(kind_of_route(1, 0), NAT_ROUTE_LAN);
+    net_close(&net);
+}
+
+>>>>>>> path
 Test(path_routes, every_kind_has_a_name)
 {
     static const char *const names[] = {"none",   "lan",     "direct6", "direct4",
