@@ -213,11 +213,7 @@ bool nat_path_poll_send(struct nat_path *path, uint64_t now_ns, struct net_messa
 MUST_USE int nat_path_route(const struct nat_path *path, const struct id *peer, struct net_addr *addr);
 /* Where to send each packet: 1 route, or 2 while the one in use is suspect and a standby answered within 2 s
  * before or since: the packet goes both ways, so that no gap waits for the verdict.  0: none, as
-<<<<<<< HEAD
- * nat_path_route.  Doubles what is sent for 1.5 round trips + 70 ms a suspicion at most (60 ms at least). */
-=======
  * nat_path_route.  Doubles what is sent for 1.5 round trips + 70 ms a suspicion at most. */
->>>>>>> path
 size_t nat_path_routes(const struct nat_path *path, const struct id *peer, struct net_addr out[2]);
 /* The route in use and its kind.  Errors as nat_path_route; then *kind is NAT_ROUTE_NONE. */
 MUST_USE int nat_path_route_kind(const struct nat_path *path, const struct id *peer, struct net_addr *addr,

@@ -207,18 +207,6 @@ void method_status(void *user, struct control_call *call, const struct pack_read
     control_finish(call, false);
 }
 
-<<<<<<< HEAD
-=======
-static const char *route_name(const struct node *node, const struct id *id)
-{
-    struct net_addr addr;
-    enum nat_route_kind kind;
-    int result = nat_path_route_kind(node->path, id, &addr, &kind);
-    (void)result; /* without a route the kind is none */
-    return nat_route_kind_text(kind);
-}
-
->>>>>>> path
 static void reply_peer(struct node *node, const struct node_peer *peer, struct reply *r)
 {
     struct quic_peer_info info;
@@ -316,10 +304,6 @@ bool method_peer_param(struct node *node, struct control_call *call, const struc
 
 void method_peer(void *user, struct control_call *call, const struct pack_reader *params)
 {
-<<<<<<< HEAD
-=======
-    static const char *const states[] = {"candidate", "probing", "answering", "active", "suspect", "dead"};
->>>>>>> path
     struct node *node = user;
     struct id id;
     if (!method_peer_param(node, call, params, "id", &id))
@@ -331,21 +315,7 @@ void method_peer(void *user, struct control_call *call, const struct pack_reader
     }
     struct reply *r = control_answer(call);
     reply_peer(node, peer, r);
-<<<<<<< HEAD
     methods_reply_candidates(node, r, &id);
-=======
-    reply_array(r, "candidates");
-    int count = nat_path_candidates(node->path, &id, info, NAT_PATH_CANDIDATES_MAX);
-    for (int i = 0; i < count; i++) {
-        reply_map(r, NULL);
-        reply_addr(r, "addr", &info[i].addr);
-        reply_str(r, "kind", nat_route_kind_text(info[i].kind));
-        reply_str(r, "state", states[info[i].state]);
-        reply_float(r, "rtt_ms", (double)info[i].rtt_ns / 1e6);
-        reply_end(r);
-    }
-    reply_end(r);
->>>>>>> path
     control_finish(call, false);
 }
 

@@ -365,14 +365,8 @@ static void path_event(struct node *node, uint64_t now_ns, const struct nat_path
         if (peer != NULL)
             meet_ageing(node, peer, now_ns);
         break;
-<<<<<<< HEAD
     case NAT_PATH_ROUTE_GONE:
         nat_punch_release(node->punch, event->addr.via);
-=======
-    case NAT_PATH_ROUTE_DEAD: /* nat/ reported it */
-    case NAT_PATH_AGEING:     /* no auxiliary sockets are opened here */
-    case NAT_PATH_ROUTE_GONE:
->>>>>>> path
         break;
     }
 }

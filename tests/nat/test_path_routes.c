@@ -369,6 +369,26 @@ Test(path_routes, a_life_is_checked_and_can_be_withdrawn)
     net_close(&net);
 }
 
+/* A fresh socket's mapping begins with our first datagram, not with the answer to it. */
+Test(path_routes, age_counts_from_the_first_probe)
+{
+    static const char *const aux_b = "198.51.100.1:2#1";
+    two_nodes();
+    net_link(&net, 0, direct_a, 1, aux_b, MS(10))->filtered = true;
+    net_offer(&net, 0, 1, aux_b, NAT_ROUTE_PUNCHED);
+    cr_expect_eq(nat_path_set_life(net.nodes[0].path, net.now_ns, &net.nodes[1].id, S(20)), ERR_OK);
+    net_run_for(&net, S(4));
+    cr_expect_eq(kind_of_route(0, 1), NAT_ROUTE_NONE);
+    cr_expect_eq(nat_path_punch(net.nodes[0].path, net.now_ns, &net.nodes[1].id), ERR_OK);
+    net_offer(&net, 1, 0, direct_a, NAT_ROUTE_PUNCHED);
+    net_run_for(&net, MS(7900));
+    cr_expect_eq(kind_of_route(0, 1), NAT_ROUTE_PUNCHED);
+    cr_expect_eq(net.nodes[0].ageing, 0);
+    net_run_for(&net, MS(200));
+    cr_expect_eq(net.nodes[0].ageing, 1, "12 s after the offer");
+    net_close(&net);
+}
+
 /* ---- idle intervals ---- */
 
 /* Probes over the link in ten minutes. */
@@ -624,8 +644,6 @@ Test(path_routes, the_log_is_bounded)
     net_close(&net);
 }
 
-<<<<<<< HEAD
-=======
 /* A peer that came by itself has no log until it is wanted; then what is known of it opens the log. */
 Test(path_routes, the_log_begins_when_the_peer_is_wanted)
 {
@@ -657,7 +675,6 @@ Test(path_routes, a_private_source_is_of_the_lan)
     net_close(&net);
 }
 
->>>>>>> path
 Test(path_routes, every_kind_has_a_name)
 {
     static const char *const names[] = {"none",   "lan",     "direct6", "direct4",
