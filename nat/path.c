@@ -10,8 +10,8 @@ static const uint64_t millisecond_ns = UINT64_C(1000000);
 static const uint64_t stall_ns = UINT64_C(50000000); /* a tick this late means that our own thread was busy */
 
 /* Bodies.  PROBE: {1: sequence, 2: address it goes to, 3: sender wants a route}.  PROBE_ANSWER: {1: sequence,
- * 2: address the probe came from}.  Both addresses are of one family, so an answer is never the larger one.
- */
+ * 2: address the probe came from}.  Both addresses are of one family, so an answer is never the larger one;
+ * over a relay or a TCP link it repeats the probe's for the same reason. */
 enum { KEY_SEQUENCE = 1, KEY_ADDR = 2, KEY_WANTED = 3, BODY_TOKENS = 32 };
 
 /* ---- life ---- */
@@ -51,7 +51,8 @@ size_t nat_path_size(const struct nat_path_config *config)
 {
     uint16_t slots = path_slots(config->peers_max);
     size_t indices = 2 * (size_t)slots + 2 * (size_t)path_heads(slots);
-    return sizeof(struct nat_path) + slots * sizeof(struct path_peer) + indices * sizeof(uint16_t);
+    return sizeof(struct nat_path) + slots * sizeof(struct path_peer) +
+           config->peers_max * sizeof(struct path_log) + indices * sizeof(uint16_t);
 }
 
 static uint16_t *take_indices(struct arena *arena, uint16_t count)
@@ -77,7 +78,8 @@ struct nat_path *nat_path_init(void *memory, const struct nat_path_config *confi
     path->slot_count = path_slots(config->peers_max);
     path->head_count = path_heads(path->slot_count);
     path->peers = arena_take(&arena, path->slot_count * sizeof *path->peers, 8);
-    ASSERT(path->peers != NULL);
+    path->logs = arena_take(&arena, config->peers_max * sizeof *path->logs, 8);
+    ASSERT(path->peers != NULL && path->logs != NULL);
     path->id_heads = take_indices(&arena, path->head_count);
     path->addr_heads = take_indices(&arena, path->head_count);
     path->sends.slots = take_indices(&arena, path->slot_count);
@@ -87,6 +89,7 @@ struct nat_path *nat_path_init(void *memory, const struct nat_path_config *confi
     path->answer_ring = ring_init(NAT_PATH_ANSWERS_MAX);
     path->notice_ring = ring_init(NAT_PATH_NOTICES_MAX);
     path->deadline_ns = UINT64_MAX;
+    path_logs_init(path);
     for (uint16_t i = 0; i < path->slot_count; i++) {
         path->peers[i].chain = i + 1 < path->slot_count ? (uint16_t)(i + 1) : PATH_NONE;
         path->peers[i].wake_ns = UINT64_MAX;
@@ -110,9 +113,7 @@ int nat_path_peer_add(struct nat_path *path, uint64_t now_ns, const struct id *i
     }
     if (path->wanted_count == path->config.peers_max)
         return ERR_FULL;
-    peer->wanted = true;
-    path->wanted_count++;
-    path->inbound_count--;
+    path_want(path, now_ns, peer);
     path_plan(path, now_ns, peer);
     return ERR_OK;
 }
@@ -124,27 +125,65 @@ void nat_path_peer_remove(struct nat_path *path, const struct id *id)
         path_remove(path, peer);
 }
 
+/* Relayed routes go by relay sessions and TCP routes by TCP links, the others by UDP sockets. */
+static bool kind_fits(enum nat_route_kind kind, uint16_t via)
+{
+    switch (kind) {
+    case NAT_ROUTE_NONE:
+        return false;
+    case NAT_ROUTE_LAN:
+    case NAT_ROUTE_DIRECT6:
+    case NAT_ROUTE_DIRECT4:
+    case NAT_ROUTE_MAPPED:
+    case NAT_ROUTE_PUNCHED:
+        return via == NET_VIA_MAIN || net_via_is_aux(via);
+    case NAT_ROUTE_TCP:
+        return net_via_is_tcp(via);
+    case NAT_ROUTE_RELAYED:
+        return net_via_is_relay(via);
+    }
+    return false;
+}
+
 int nat_path_candidate_add(struct nat_path *path, uint64_t now_ns, const struct id *id,
                            const struct net_addr *addr, enum nat_route_kind kind)
 {
     struct path_peer *peer = path_find(path, id);
-    if (kind == NAT_ROUTE_RELAYED)
-        return ERR_UNSUPPORTED;
-    if (net_addr_scope(addr) == NET_SCOPE_INVALID)
+    if (net_addr_scope(addr) == NET_SCOPE_INVALID || !kind_fits(kind, addr->via))
         return ERR_INVALID;
     if (peer == NULL)
         return ERR_NOT_FOUND;
     struct path_candidate *candidate = path_candidate_at(peer, addr);
-    if (candidate == NULL)
-        candidate = path_candidate_new(path, now_ns, peer, addr, kind);
-    else if (candidate->state == NAT_DEAD)
-        path_retry(candidate, now_ns);
-    if (candidate == NULL)
-        return ERR_FULL;
-    if (candidate->kind == NAT_ROUTE_OBSERVED)
-        candidate->kind = (uint8_t)kind; /* the peer itself names it: no longer a mere observation */
+    if (candidate == NULL) {
+        candidate = path_candidate_new(path, now_ns, peer, addr, kind, true);
+        if (candidate == NULL)
+            return ERR_FULL;
+    } else {
+        path_candidate_offered(peer, candidate, kind);
+        if (candidate->state == NAT_DEAD)
+            path_retry(path, candidate, now_ns);
+    }
     path_step(path, now_ns, peer);
     return ERR_OK;
+}
+
+void nat_path_via_closed(struct nat_path *path, uint64_t now_ns, uint16_t via)
+{
+    ASSERT(via != NET_VIA_MAIN);
+    for (uint16_t i = 0; i < path->slot_count; i++) {
+        struct path_peer *peer = &path->peers[i];
+        bool any = false;
+        for (size_t k = 0; k < NAT_PATH_CANDIDATES_MAX && peer->used; k++) {
+            struct path_candidate *at = &peer->candidates[k];
+            if (!at->used || at->addr.via != via)
+                continue;
+            path_candidate_close(path, now_ns, peer, at);
+            any = true;
+        }
+        if (any)
+            path_step(path, now_ns, peer);
+    }
+    path_gone_forget(path, via);
 }
 
 int nat_path_punch(struct nat_path *path, uint64_t now_ns, const struct id *id)
@@ -156,7 +195,7 @@ int nat_path_punch(struct nat_path *path, uint64_t now_ns, const struct id *id)
     for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++) {
         struct path_candidate *at = &peer->candidates[i];
         if (at->used && (at->state == NAT_DEAD || at->state == NAT_PROBING))
-            path_retry(at, now_ns);
+            path_retry(path, at, now_ns);
     }
     path_step(path, now_ns, peer);
     return ERR_OK;
@@ -195,9 +234,11 @@ void nat_path_busy(struct nat_path *path, uint64_t now_ns, const struct id *id, 
     }
     for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX && is_busy && !was_busy; i++) {
         struct path_candidate *at = &peer->candidates[i];
-        bool in_use = at->state == NAT_ACTIVE;
-        if (at->used && (in_use || at->state == NAT_ANSWERING))
-            path_probe_by(at, now_ns + (in_use ? path->config.active_busy_ns : path->config.standby_busy_ns));
+        /* A standby must have answered lately to be of use when the route in use falls silent. */
+        if (at->used && at->state == NAT_ACTIVE)
+            path_probe_by(at, now_ns + path->config.active_busy_ns);
+        else if (at->used && at->state == NAT_ANSWERING)
+            path_probe_by(at, path_later(now_ns, at->answered_ns + path->config.standby_busy_ns));
     }
     path_plan(path, now_ns, peer);
 }
@@ -250,6 +291,13 @@ static struct path_peer *inbound_peer(struct nat_path *path, uint64_t now_ns,
     return path_add(path, now_ns, &message->peer, false);
 }
 
+/* The address is an end of the path itself.  Over a relay or a TCP link it is the relay's, which each side
+ * may know under another, or one that says nothing of our UDP port. */
+static bool is_socket(const struct net_addr *addr)
+{
+    return !net_via_is_relay(addr->via) && !net_via_is_tcp(addr->via);
+}
+
 static int recv_probe(struct nat_path *path, uint64_t now_ns, const struct net_message *message,
                       const struct probe_body *body)
 {
@@ -265,8 +313,10 @@ static int recv_probe(struct nat_path *path, uint64_t now_ns, const struct net_m
         path->stats.answers_dropped++;
         return ERR_FULL;
     }
-    path->answers[at] =
-        (struct path_answer){.peer = message->peer, .addr = message->addr, .sequence = body->sequence};
+    path->answers[at] = (struct path_answer){.peer = message->peer,
+                                             .addr = message->addr,
+                                             .seen = is_socket(&message->addr) ? message->addr : body->addr,
+                                             .sequence = body->sequence};
     return peer != NULL || !body->wanted ? ERR_OK : ERR_FULL;
 }
 
@@ -286,7 +336,7 @@ static int recv_answer(struct nat_path *path, uint64_t now_ns, const struct net_
         path->stats.unmatched++;
         return ERR_REFUSED;
     }
-    if (path->notice_ring.count < NAT_PATH_REPORTS_MAX)
+    if (message->addr.via == NET_VIA_MAIN && path->notice_ring.count < NAT_PATH_REPORTS_MAX)
         path_note(path, &(struct nat_path_event){.type = NAT_PATH_OBSERVED,
                                                  .peer = message->peer,
                                                  .addr = message->addr,
@@ -301,7 +351,7 @@ int nat_path_recv(struct nat_path *path, uint64_t now_ns, const struct net_messa
     if (id_equal(&message->peer, &path->config.self))
         return ERR_REFUSED;
     int rc = read_body(message, &body);
-    if (rc == ERR_OK && body.addr.family != message->addr.family)
+    if (rc == ERR_OK && is_socket(&message->addr) && body.addr.family != message->addr.family)
         rc = ERR_MALFORMED; /* both name an end of one path */
     if (rc != ERR_OK) {
         path->stats.malformed++;
@@ -338,10 +388,26 @@ uint64_t nat_path_deadline_ns(const struct nat_path *path)
     return path->deadline_ns;
 }
 
+/* The route in use is another than the one told before. */
+static void change_event(struct path_peer *peer, const struct path_candidate *active,
+                         struct nat_path_event *out)
+{
+    const struct path_candidate *old = peer->told_up ? path_candidate_at(peer, &peer->told) : NULL;
+    out->type = peer->told_up ? NAT_PATH_ROUTE_CHANGED : NAT_PATH_ROUTE_UP;
+    out->addr = active->addr;
+    out->old = peer->told;
+    out->kind = (enum nat_route_kind)active->kind;
+    out->rtt_ns = active->srtt_ns;
+    out->old_works = old != NULL && old->state == NAT_ANSWERING;
+    out->old_rtt_ns = old != NULL ? old->srtt_ns : 0;
+    peer->told_up = true;
+    peer->told = active->addr;
+}
+
 /* What changed for the peer since it was last told; false: nothing in the end. */
 static bool route_event(struct path_peer *peer, struct nat_path_event *out)
 {
-    const struct path_candidate *active = peer->active == PATH_NONE ? NULL : &peer->candidates[peer->active];
+    struct path_candidate *active = peer->active == PATH_NONE ? NULL : &peer->candidates[peer->active];
     *out = (struct nat_path_event){.peer = peer->id};
     if (active == NULL) {
         if (!peer->told_up)
@@ -351,24 +417,35 @@ static bool route_event(struct path_peer *peer, struct nat_path_event *out)
         peer->told_up = false;
         return true;
     }
-    if (peer->told_up && net_addr_equal(&peer->told, &active->addr))
+    if (!peer->told_up || !net_addr_equal(&peer->told, &active->addr)) {
+        change_event(peer, active, out);
+        return true;
+    }
+    if (active->ageing != PATH_AGEING_DUE)
         return false;
-    out->type = peer->told_up ? NAT_PATH_ROUTE_CHANGED : NAT_PATH_ROUTE_UP;
+    active->ageing = PATH_AGEING_TOLD;
+    out->type = NAT_PATH_AGEING;
     out->addr = active->addr;
-    out->old = peer->told;
+    out->kind = (enum nat_route_kind)active->kind;
     out->rtt_ns = active->srtt_ns;
-    peer->told_up = true;
-    peer->told = active->addr;
     return true;
 }
 
 bool nat_path_poll_event(struct nat_path *path, struct nat_path_event *out)
 {
     struct path_peer *peer;
+    uint16_t via;
     while ((peer = path_list_pop(path, &path->events)) != NULL) {
         peer->event_listed = false;
-        if (peer->used && route_event(peer, out))
-            return true;
+        if (!peer->used || !route_event(peer, out))
+            continue;
+        if (peer->active != PATH_NONE && peer->candidates[peer->active].ageing == PATH_AGEING_DUE)
+            path_tell(path, peer);
+        return true;
+    }
+    if (path_gone_pop(path, &via)) {
+        *out = (struct nat_path_event){.type = NAT_PATH_ROUTE_GONE, .addr = {.via = via}};
+        return true;
     }
     size_t at = ring_pop(&path->notice_ring);
     if (at == RING_NONE)
@@ -403,7 +480,7 @@ static bool next_answer(struct nat_path *path, struct net_message *out)
     out->peer = answer->peer;
     out->addr = answer->addr;
     out->kind = NET_KIND_PROBE_ANSWER;
-    write_body(out, answer->sequence, &answer->addr, NULL);
+    write_body(out, answer->sequence, &answer->seen, NULL);
     return true;
 }
 
@@ -438,83 +515,4 @@ bool nat_path_poll_send(struct nat_path *path, uint64_t now_ns, struct net_messa
         peer->send_listed = false;
     }
     return false;
-}
-
-/* ---- queries ---- */
-
-int nat_path_route(const struct nat_path *path, const struct id *id, struct net_addr *addr)
-{
-    const struct path_peer *peer = path_find(path, id);
-    if (peer == NULL)
-        return ERR_NOT_FOUND;
-    if (peer->active == PATH_NONE)
-        return ERR_UNREACHABLE;
-    *addr = peer->candidates[peer->active].addr;
-    return ERR_OK;
-}
-
-/* Candidates that answer now go before those that were only heard; the latest first among equals. */
-static uint64_t claim_ns(const struct path_candidate *candidate, bool *answering)
-{
-    *answering = candidate->state == NAT_ANSWERING || candidate->state == NAT_ACTIVE ||
-                 candidate->state == NAT_SUSPECT;
-    return *answering ? candidate->answered_ns : candidate->heard_ns;
-}
-
-int nat_path_peer_at(const struct nat_path *path, const struct net_addr *addr, struct id *out)
-{
-    const struct path_peer *best = NULL;
-    bool best_answering = false;
-    uint64_t best_ns = 0;
-    struct path_peer *peer = NULL;
-    if (addr->family != NET_FAMILY_V4 && addr->family != NET_FAMILY_V6)
-        return ERR_NOT_FOUND;
-    const struct path_candidate *at = path_addr_first(path, addr, &peer);
-    for (; at != NULL; at = path_addr_next(path, at, &peer)) {
-        bool answering;
-        uint64_t since_ns = claim_ns(at, &answering);
-        if (!at->authentic || !net_addr_equal(&at->addr, addr) || (best_answering && !answering))
-            continue;
-        if (best == NULL || answering != best_answering || since_ns > best_ns) {
-            best = peer;
-            best_answering = answering;
-            best_ns = since_ns;
-        }
-    }
-    if (best == NULL)
-        return ERR_NOT_FOUND;
-    *out = best->id;
-    return ERR_OK;
-}
-
-int nat_path_candidates(const struct nat_path *path, const struct id *id, struct nat_path_info out[],
-                        size_t cap)
-{
-    const struct path_peer *peer = path_find(path, id);
-    size_t count = 0;
-    if (peer == NULL)
-        return ERR_NOT_FOUND;
-    for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX && count < cap; i++) {
-        const struct path_candidate *at = &peer->candidates[i];
-        if (!at->used)
-            continue;
-        out[count++] = (struct nat_path_info){.addr = at->addr,
-                                              .kind = (enum nat_route_kind)at->kind,
-                                              .state = (enum nat_route_state)at->state,
-                                              .rtt_ns = at->srtt_ns,
-                                              .unanswered = path_unanswered(at)};
-    }
-    return (int)count;
-}
-
-struct nat_path_stats nat_path_stats(const struct nat_path *path)
-{
-    return path->stats;
-}
-
-void nat_path_check_invariants(const struct nat_path *path)
-{
-    ring_check_invariants(&path->answer_ring);
-    ring_check_invariants(&path->notice_ring);
-    path_table_check(path);
 }

@@ -1,63 +1,42 @@
-/* What happens to one peer's candidates over time: when they are probed, when silence means death, which one
- * is used.  The figures were measured with a prototype on emulated links; the cautious of two sets is used,
- * since a wireless link that stalls for 200 ms is common and a false alarm costs more than a late one. */
+/* What happens to one peer's candidates over time: when silence means death, which one is used.  The figures
+ * were measured with a prototype on emulated links; the cautious of two sets was right for wireless links
+ * that stall for 200 ms, so that a route earns the faster one by steady round trips and loses it by a false
+ * alarm. */
 #include <string.h>
 
 #include "nat/path_internal.h"
 
-#define MS(x) ((uint64_t)(x)*1000000)
-
 enum {
-    UNANSWERED_GIVE_UP = 8, /* probes to an address that never answered */
-    STANDBY_GIVE_UP = 4,
     SUSPECT_UNANSWERED = 2,
     SUSPECT_PROBES = 3,     /* unanswered since suspicion: dead */
     ONE_WAY_UNANSWERED = 8, /* data arrives but no probe is answered: dead one way */
-    ANSWERS_SETTLED = 5,    /* until then a candidate is measured briskly */
+    ANSWERS_BETTER = 5,
     ANSWERS_BETTER_CLASS = 2,
     FLAPS_MAX = 5,
 };
 
 static const uint64_t busy_hint_life_ns = MS(1000);
-static const uint64_t punch_interval_ns = MS(30);
-static const uint64_t first_interval_ns = MS(100);
-static const uint64_t settle_interval_ns = MS(200);
-static const uint64_t retry_interval_ns = MS(1000);
 static const uint64_t new_probe_gap_ns = MS(50);
 static const uint64_t fresh_answer_ns = MS(2000);
 static const uint64_t one_way_ns = MS(2500);
 static const uint64_t dead_margin_ns = MS(10);
 static const uint64_t global_penalty_ns =
-    MS(10); /* a private route wins unless it is slower by more than this */
+    MS(10);                                  /* a private route wins unless it is slower by more than this */
+static const uint64_t v4_penalty_ns = MS(3); /* at equal speed IPv6 has no NAT that could forget us */
 static const uint64_t better_by_ns = MS(5);
-static const uint64_t lost_eager_ns = MS(30000); /* after losing the last route */
 static const uint64_t flap_life_ns = MS(60000);
 static const uint64_t inbound_life_ns = MS(60000);
+static const uint64_t wary_life_ns = MS(60000);
 
-static uint64_t later(uint64_t a, uint64_t b)
+/* How long the route in use may be silent: a round trip and four deviations, as RFC 6298 has it, but no less
+ * than 1.25 round trips + 30 ms and no more than the patience that any link gets. */
+static uint64_t limit_ns(const struct path_candidate *candidate, uint64_t now_ns)
 {
-    return a > b ? a : b;
-}
-
-static uint64_t sooner(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-uint32_t path_unanswered(const struct path_candidate *candidate)
-{
-    return candidate->next_sequence - 1 - candidate->settled;
-}
-
-/* How long an answer may take: 1.5 round trips and 60 ms. */
-static uint64_t patience_ns(const struct path_candidate *candidate)
-{
-    return candidate->srtt_ns + candidate->srtt_ns / 2 + MS(60);
-}
-
-static bool is_busy(const struct path_peer *peer, uint64_t now_ns)
-{
-    return now_ns < peer->busy_until_ns;
+    uint64_t most_ns = path_patience_ns(candidate);
+    uint64_t least_ns = candidate->srtt_ns + candidate->srtt_ns / 4 + MS(30);
+    if (now_ns < candidate->wary_until_ns)
+        return most_ns;
+    return path_sooner(most_ns, path_later(least_ns, candidate->srtt_ns + 4 * candidate->rttvar_ns + MS(30)));
 }
 
 /* Data is in flight by a hint that is still good. */
@@ -66,33 +45,13 @@ static bool in_flight(const struct path_peer *peer, uint64_t now_ns)
     return peer->in_flight > PATH_BUSY_BYTES && now_ns - peer->hint_ns <= busy_hint_life_ns;
 }
 
-static bool is_local(const struct path_candidate *candidate)
-{
-    return candidate->kind != NAT_ROUTE_RELAYED && net_addr_scope(&candidate->addr) != NET_SCOPE_GLOBAL;
-}
-
 static void set_state(struct path_candidate *candidate, uint64_t now_ns, enum nat_route_state state)
 {
     candidate->state = (uint8_t)state;
     candidate->since_ns = now_ns;
 }
 
-void path_probe_by(struct path_candidate *candidate, uint64_t at_ns)
-{
-    candidate->probe_at_ns = sooner(candidate->probe_at_ns, at_ns);
-}
-
-void path_retry(struct path_candidate *candidate, uint64_t now_ns)
-{
-    ASSERT(candidate->state == NAT_DEAD || candidate->state == NAT_PROBING ||
-           candidate->state == NAT_CANDIDATE);
-    set_state(candidate, now_ns, NAT_CANDIDATE);
-    candidate->settled = candidate->next_sequence - 1;
-    candidate->answers = 0;
-    path_probe_by(candidate, now_ns);
-}
-
-static void tell(struct nat_path *path, struct path_peer *peer)
+void path_tell(struct nat_path *path, struct path_peer *peer)
 {
     if (peer->event_listed)
         return;
@@ -105,16 +64,53 @@ static void tell(struct nat_path *path, struct path_peer *peer)
 /* Lower is better. */
 static uint64_t score_ns(const struct path_candidate *candidate)
 {
-    return candidate->srtt_ns + (is_local(candidate) ? 0 : global_penalty_ns);
+    uint64_t penalty_ns = path_is_local(candidate) ? 0 : global_penalty_ns;
+    if (path_class(candidate) != PATH_CLASS_UDP)
+        penalty_ns = 0; /* alike for all of the class */
+    else if (penalty_ns > 0 && candidate->addr.family == NET_FAMILY_V4)
+        penalty_ns += v4_penalty_ns;
+    return candidate->srtt_ns + penalty_ns;
+}
+
+static bool is_ageing(const struct path_peer *peer, uint64_t now_ns, const struct path_candidate *candidate)
+{
+    return now_ns >= path_ageing_at(peer, candidate);
+}
+
+/* The active route's mapping is about to end and the candidate's is not. */
+static bool replaces(const struct path_peer *peer, uint64_t now_ns, const struct path_candidate *candidate,
+                     const struct path_candidate *active)
+{
+    return is_ageing(peer, now_ns, active) && !is_ageing(peer, now_ns, candidate) &&
+           path_class(candidate) == PATH_CLASS_UDP;
 }
 
 /* Better by enough, and long enough, to be worth resetting QUIC's congestion state for. */
-static bool is_better(const struct path_candidate *candidate, const struct path_candidate *active)
+static bool is_better(const struct path_peer *peer, uint64_t now_ns, const struct path_candidate *candidate,
+                      const struct path_candidate *active)
 {
-    uint64_t margin = later(better_by_ns, score_ns(active) / 10);
-    if (is_local(candidate) && !is_local(active))
-        return candidate->answers >= ANSWERS_BETTER_CLASS && score_ns(candidate) <= score_ns(active);
-    return candidate->answers >= ANSWERS_SETTLED && score_ns(candidate) + margin < score_ns(active);
+    uint64_t margin = path_later(better_by_ns, score_ns(active) / 10);
+    bool settled = candidate->answers >= ANSWERS_BETTER_CLASS;
+    if (path_class(candidate) != path_class(active))
+        return path_class(candidate) < path_class(active) && settled;
+    if (replaces(peer, now_ns, candidate, active))
+        return settled;
+    if (is_ageing(peer, now_ns, candidate))
+        return false;
+    if (path_is_local(candidate) && !path_is_local(active))
+        return settled && score_ns(candidate) <= score_ns(active);
+    return candidate->answers >= ANSWERS_BETTER && score_ns(candidate) + margin < score_ns(active);
+}
+
+/* Since the last change so long must pass before a better route is taken.  The first step off a relay is not
+ * held up, nor is the flight from a route that is about to end. */
+static uint64_t hold_ns(const struct nat_path *path, uint64_t now_ns, const struct path_peer *peer,
+                        const struct path_candidate *candidate, const struct path_candidate *active)
+{
+    bool upgrade = path_class(candidate) < path_class(active);
+    if (replaces(peer, now_ns, candidate, active) || (upgrade && peer->flaps == 0))
+        return 0;
+    return path->config.hold_down_ns << peer->flaps;
 }
 
 static void activate(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
@@ -125,9 +121,10 @@ static void activate(struct nat_path *path, uint64_t now_ns, struct path_peer *p
     peer->active = (uint16_t)(candidate - peer->candidates);
     peer->changed_ns = now_ns;
     path->stats.changes++;
+    path_log(path, now_ns, peer, candidate, NAT_PATH_ACTIVATED);
     trace_emit(&path->config.trace, TRACE_ROUTE_UP, now_ns, &peer->id, (int64_t)(candidate->srtt_ns / 1000),
                0, ERR_OK);
-    tell(path, peer);
+    path_tell(path, peer);
 }
 
 /* Takes the route out of use, without a successor yet. */
@@ -147,63 +144,87 @@ static void consider(struct nat_path *path, uint64_t now_ns, struct path_peer *p
         return;
     }
     struct path_candidate *active = &peer->candidates[peer->active];
-    uint64_t hold_ns = path->config.hold_down_ns << peer->flaps;
-    if (candidate == active || now_ns - peer->changed_ns < hold_ns || !is_better(candidate, active))
+    if (candidate == active || !is_better(peer, now_ns, candidate, active) ||
+        now_ns - peer->changed_ns < hold_ns(path, now_ns, peer, candidate, active))
         return;
     deactivate(peer, now_ns, NAT_ANSWERING);
     activate(path, now_ns, peer, candidate);
 }
 
-/* The best standby that answered just now; one that answered long ago may have died with the route. */
-static struct path_candidate *best_standby(struct path_peer *peer, uint64_t now_ns)
+/* The best standby that answered not long before; one that answered long ago may have died with the route. */
+static uint16_t best_standby(const struct path_peer *peer, uint64_t at_ns)
 {
-    struct path_candidate *best = NULL;
+    const struct path_candidate *best = NULL;
     for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++) {
-        struct path_candidate *at = &peer->candidates[i];
-        if (!at->used || at->state != NAT_ANSWERING || now_ns - at->answered_ns > fresh_answer_ns)
+        const struct path_candidate *at = &peer->candidates[i];
+        if (!at->used || at->state != NAT_ANSWERING || at->answered_ns + fresh_answer_ns < at_ns)
             continue;
-        if (best == NULL || score_ns(at) < score_ns(best))
+        if (best == NULL || path_class(at) < path_class(best) ||
+            (path_class(at) == path_class(best) && score_ns(at) < score_ns(best)))
             best = at;
     }
-    return best;
+    return best == NULL ? PATH_NONE : (uint16_t)(best - peer->candidates);
 }
 
-/* The route in use is dead.  Routes that die young make every later improvement wait longer. */
-static void bury_active(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+uint16_t path_second(const struct path_peer *peer)
 {
-    struct path_candidate *active = &peer->candidates[peer->active];
-    bool young = now_ns - peer->changed_ns < flap_life_ns;
-    peer->flaps = !young ? 0 : peer->flaps < FLAPS_MAX ? peer->flaps + 1 : FLAPS_MAX;
-    deactivate(peer, now_ns, NAT_DEAD);
-    active->answers = 0;
+    if (peer->active == PATH_NONE || peer->candidates[peer->active].state != NAT_SUSPECT)
+        return PATH_NONE;
+    return best_standby(peer, peer->candidates[peer->active].since_ns);
+}
+
+/* No route is in use any more: the best standby takes over, or all that is known is tried. */
+static void replace_active(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
     path->stats.deaths++;
     trace_emit(&path->config.trace, TRACE_ROUTE_DEAD, now_ns, &peer->id, 0, 0, ERR_UNREACHABLE);
-    struct path_candidate *standby = best_standby(peer, now_ns);
-    if (standby != NULL) {
-        activate(path, now_ns, peer, standby);
+    uint16_t standby = best_standby(peer, now_ns);
+    if (standby != PATH_NONE) {
+        activate(path, now_ns, peer, &peer->candidates[standby]);
         return;
     }
     peer->lost_ns = now_ns;
     for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++)
         path_probe_by(&peer->candidates[i], now_ns);
-    tell(path, peer);
+    path_tell(path, peer);
+}
+
+/* The route in use is dead.  Routes that die young make every later improvement wait longer, unless their end
+ * was foreseen. */
+static void bury_active(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
+    struct path_candidate *active = &peer->candidates[peer->active];
+    bool young = now_ns - peer->changed_ns < flap_life_ns;
+    if (!is_ageing(peer, now_ns, active))
+        peer->flaps = !young ? 0 : peer->flaps < FLAPS_MAX ? peer->flaps + 1 : FLAPS_MAX;
+    deactivate(peer, now_ns, NAT_DEAD);
+    active->answers = 0;
+    path_log(path, now_ns, peer, active, NAT_PATH_DIED);
+    path_learn_death(path, now_ns, peer, active);
+    replace_active(path, now_ns, peer);
+}
+
+void path_candidate_close(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
+                          struct path_candidate *candidate)
+{
+    bool in_use = peer->active == candidate - peer->candidates;
+    path_candidate_drop(path, now_ns, peer, candidate);
+    if (in_use)
+        replace_active(path, now_ns, peer);
 }
 
 /* ---- silence ---- */
 
-static void suspect(uint64_t now_ns, struct path_peer *peer, struct path_candidate *active)
+static void suspect(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
+                    struct path_candidate *active)
 {
     set_state(active, now_ns, NAT_SUSPECT);
     active->suspect_sequence = active->next_sequence;
-    for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++) {
-        struct path_candidate *at = &peer->candidates[i];
-        if (at->used && (at == active || at->state == NAT_ANSWERING))
-            path_probe_by(at, now_ns);
-    }
+    path->stats.suspicions++;
+    path_log(path, now_ns, peer, active, NAT_PATH_SUSPECTED);
+    path_probe_by(active, now_ns);
+    path_probe_standbys(peer, now_ns);
 }
-
-static uint64_t probe_interval(const struct nat_path *path, uint64_t now_ns, const struct path_peer *peer,
-                               const struct path_candidate *candidate);
 
 /* When the route becomes suspect if nothing is heard. */
 static uint64_t suspicion_at(const struct nat_path *path, uint64_t now_ns, const struct path_peer *peer,
@@ -211,15 +232,15 @@ static uint64_t suspicion_at(const struct nat_path *path, uint64_t now_ns, const
 {
     uint64_t at_ns = UINT64_MAX;
     if (in_flight(peer, now_ns)) {
-        uint64_t quiet_ns =
-            later(later(active->heard_ns, peer->busy_since_ns), later(active->since_ns, path->stalled_ns));
-        at_ns = quiet_ns + patience_ns(active);
+        uint64_t quiet_ns = path_later(path_later(active->heard_ns, peer->busy_since_ns),
+                                       path_later(active->since_ns, path->stalled_ns));
+        at_ns = quiet_ns + limit_ns(active, now_ns);
     }
     /* Only probes sent and unanswered count, never the age of the last answer: a route that was idle would
      * look dead the moment it gets busy.  What was heard since speaks for it too. */
     if (path_unanswered(active) >= SUSPECT_UNANSWERED && active->heard_ns < active->unanswered_since_ns) {
-        uint64_t wait_ns = patience_ns(active) + probe_interval(path, now_ns, peer, active);
-        at_ns = sooner(at_ns, later(active->unanswered_since_ns, path->stalled_ns) + wait_ns);
+        uint64_t wait_ns = limit_ns(active, now_ns) + path_probe_interval(path, now_ns, peer, active);
+        at_ns = path_sooner(at_ns, path_later(active->unanswered_since_ns, path->stalled_ns) + wait_ns);
     }
     return at_ns;
 }
@@ -229,127 +250,45 @@ static uint64_t one_way_at(const struct path_candidate *active)
 {
     if (path_unanswered(active) < ONE_WAY_UNANSWERED)
         return UINT64_MAX;
-    return active->unanswered_since_ns + later(one_way_ns, patience_ns(active));
+    return active->unanswered_since_ns + path_later(one_way_ns, path_patience_ns(active));
 }
 
 /* When a suspect route is dead. */
-static uint64_t death_at(const struct nat_path *path, const struct path_candidate *active)
+static uint64_t death_at(const struct nat_path *path, uint64_t now_ns, const struct path_candidate *active)
 {
     if (active->next_sequence - active->suspect_sequence < SUSPECT_PROBES)
         return UINT64_MAX;
-    return later(active->since_ns, path->stalled_ns) + patience_ns(active) + dead_margin_ns;
+    return path_later(active->since_ns, path->stalled_ns) + limit_ns(active, now_ns) + dead_margin_ns;
 }
 
 static void step_active(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
 {
     struct path_candidate *active = &peer->candidates[peer->active];
     if (active->state == NAT_SUSPECT) {
-        if (now_ns >= death_at(path, active))
+        if (now_ns >= death_at(path, now_ns, active))
             bury_active(path, now_ns, peer);
     } else if (now_ns >= one_way_at(active)) {
         bury_active(path, now_ns, peer);
     } else if (now_ns >= suspicion_at(path, now_ns, peer, active)) {
-        suspect(now_ns, peer, active);
+        suspect(path, now_ns, peer, active);
     }
 }
 
-/* ---- probing ---- */
-
-/* An address that has not answered yet: ever more patiently. */
-static uint64_t unproven_interval(uint64_t now_ns, const struct path_peer *peer,
-                                  const struct path_candidate *candidate)
+/* The active route's mapping grows old: the caller is asked for another, once. */
+static void step_ageing(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
 {
-    if (now_ns < peer->punch_until_ns)
-        return punch_interval_ns;
-    uint32_t tries = path_unanswered(candidate);
-    uint64_t cap_ns = is_busy(peer, now_ns) ? MS(500) : peer->active == PATH_NONE ? MS(1000) : MS(5000);
-    return sooner(first_interval_ns << (tries > 8 ? 7 : tries > 0 ? tries - 1 : 0), cap_ns);
-}
-
-static uint64_t dead_interval(uint64_t now_ns, const struct path_peer *peer,
-                              const struct path_candidate *candidate)
-{
-    if (peer->active != PATH_NONE)
-        return is_busy(peer, now_ns) ? MS(5000) : MS(60000);
-    return candidate->proven && now_ns - peer->lost_ns < lost_eager_ns ? MS(500) : MS(15000);
-}
-
-static uint64_t probe_interval(const struct nat_path *path, uint64_t now_ns, const struct path_peer *peer,
-                               const struct path_candidate *candidate)
-{
-    bool busy = is_busy(peer, now_ns);
-    uint64_t base_ns = path->config.idle_ns;
-    switch ((enum nat_route_state)candidate->state) {
-    case NAT_CANDIDATE:
-    case NAT_PROBING:
-        return unproven_interval(now_ns, peer, candidate);
-    case NAT_DEAD:
-        return dead_interval(now_ns, peer, candidate);
-    case NAT_SUSPECT:
-        return path->config.suspect_ns;
-    case NAT_ACTIVE:
-        base_ns = busy ? path->config.active_busy_ns : base_ns;
-        break;
-    case NAT_ANSWERING:
-        base_ns = busy ? path->config.standby_busy_ns : base_ns;
-        break;
+    struct path_candidate *active = &peer->candidates[peer->active];
+    if (peer->life_learnt && now_ns - active->born_ns > peer->life_ns / 2 * 3 &&
+        active->kind == NAT_ROUTE_PUNCHED) {
+        peer->life_ns = 0; /* it outlived what was thought to be its life */
+        peer->life_learnt = false;
+        peer->died_at_age_ns = 0;
     }
-    if (candidate->answers < ANSWERS_SETTLED)
-        base_ns = sooner(base_ns, settle_interval_ns);
-    return path_unanswered(candidate) > 0 ? sooner(later(base_ns, settle_interval_ns), retry_interval_ns)
-                                          : base_ns;
-}
-
-uint32_t path_probe_sent(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
-                         struct path_candidate *candidate)
-{
-    if (path_unanswered(candidate) == 0)
-        candidate->unanswered_since_ns = now_ns;
-    uint32_t sequence = candidate->next_sequence++;
-    candidate->sent_us[sequence % PATH_SENT_MAX] = (uint32_t)(now_ns / 1000);
-    candidate->probe_due = false;
-    if (candidate->state == NAT_CANDIDATE)
-        set_state(candidate, now_ns, NAT_PROBING);
-    uint64_t interval_ns = probe_interval(path, now_ns, peer, candidate);
-    if (interval_ns >= retry_interval_ns) /* spread, so that nodes started together do not probe together */
-        interval_ns -= rng_below(&path->config.rng, interval_ns / 8);
-    candidate->probe_at_ns = now_ns + interval_ns;
-    path->stats.probes_sent++;
-    return sequence;
-}
-
-/* What a candidate's silence has come to when its next probe is due; false: it is forgotten. */
-static bool weigh_silence(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
-                          struct path_candidate *candidate)
-{
-    uint32_t unanswered = path_unanswered(candidate);
-    bool punching = now_ns < peer->punch_until_ns;
-    if (candidate->state == NAT_PROBING && unanswered >= UNANSWERED_GIVE_UP && !punching) {
-        if (candidate->kind == NAT_ROUTE_OBSERVED && !candidate->proven) {
-            path_candidate_drop(path, peer, candidate);
-            return false;
-        }
-        set_state(candidate, now_ns, NAT_DEAD);
-    }
-    if (candidate->state == NAT_ANSWERING && unanswered >= STANDBY_GIVE_UP &&
-        now_ns - candidate->unanswered_since_ns > patience_ns(candidate) + retry_interval_ns) {
-        set_state(candidate, now_ns, NAT_DEAD);
-        candidate->answers = 0;
-    }
-    return true;
-}
-
-static void step_candidate(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
-                           struct path_candidate *candidate)
-{
-    if (!candidate->used || candidate->probe_due || now_ns < candidate->probe_at_ns ||
-        !weigh_silence(path, now_ns, peer, candidate))
+    if (active->ageing != PATH_YOUNG || now_ns < path_ageing_at(peer, active))
         return;
-    candidate->probe_due = true;
-    if (!peer->send_listed) {
-        peer->send_listed = true;
-        path_list_push(path, &path->sends, peer);
-    }
+    active->ageing = PATH_AGEING_DUE;
+    path_probe_standbys(peer, now_ns); /* one of them may do */
+    path_tell(path, peer);
 }
 
 /* ---- what comes in ---- */
@@ -357,9 +296,19 @@ static void step_candidate(struct nat_path *path, uint64_t now_ns, struct path_p
 /* A new source address is looked into with a probe of ours, at most one per 50 ms and peer. */
 static void look_into(struct path_peer *peer, struct path_candidate *candidate, uint64_t now_ns)
 {
-    uint64_t at_ns = peer->new_probe_ns == 0 ? now_ns : later(now_ns, peer->new_probe_ns + new_probe_gap_ns);
+    uint64_t at_ns =
+        peer->new_probe_ns == 0 ? now_ns : path_later(now_ns, peer->new_probe_ns + new_probe_gap_ns);
     peer->new_probe_ns = at_ns;
     candidate->probe_at_ns = at_ns;
+}
+
+static enum nat_route_kind kind_of_source(const struct net_addr *addr)
+{
+    if (net_via_is_relay(addr->via))
+        return NAT_ROUTE_RELAYED;
+    if (net_via_is_tcp(addr->via))
+        return NAT_ROUTE_TCP;
+    return net_addr_scope(addr) == NET_SCOPE_GLOBAL ? NAT_ROUTE_PUNCHED : NAT_ROUTE_LAN;
 }
 
 void path_heard_from(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
@@ -369,27 +318,45 @@ void path_heard_from(struct nat_path *path, uint64_t now_ns, struct path_peer *p
     if (candidate == NULL) {
         if (net_addr_scope(addr) == NET_SCOPE_INVALID)
             return;
-        candidate = path_candidate_new(path, now_ns, peer, addr, NAT_ROUTE_OBSERVED);
+        candidate = path_candidate_new(path, now_ns, peer, addr, kind_of_source(addr), false);
         if (candidate == NULL)
             return;
         look_into(peer, candidate, now_ns);
     }
     candidate->authentic = true;
     candidate->heard_ns = now_ns;
-    if (candidate->state == NAT_SUSPECT)
+    if (candidate->state == NAT_SUSPECT) {
         candidate->state = NAT_ACTIVE; /* since_ns stays: it was the route all along */
-    else if (candidate->state == NAT_DEAD && candidate->probe_at_ns > now_ns + new_probe_gap_ns)
+        candidate->wary_until_ns = now_ns + wary_life_ns;
+        path->stats.false_suspicions++;
+    } else if (candidate->state == NAT_DEAD && candidate->probe_at_ns > now_ns + new_probe_gap_ns) {
         look_into(peer, candidate, now_ns);
+    }
 }
 
 static void measure(struct path_candidate *candidate, uint64_t now_ns, uint32_t sequence)
 {
     uint32_t taken_us = (uint32_t)(now_ns / 1000) - candidate->sent_us[sequence % PATH_SENT_MAX];
-    uint64_t rtt_ns = later((uint64_t)taken_us * 1000, 1000);
-    if (!candidate->proven || candidate->answers == 0)
+    uint64_t rtt_ns = path_later((uint64_t)taken_us * 1000, 1000);
+    if (!candidate->proven || candidate->answers == 0) {
         candidate->srtt_ns = rtt_ns;
-    else
-        candidate->srtt_ns = (candidate->srtt_ns * 7 + rtt_ns) / 8;
+        candidate->rttvar_ns = rtt_ns / 2;
+        return;
+    }
+    uint64_t off_ns = path_later(candidate->srtt_ns, rtt_ns) - path_sooner(candidate->srtt_ns, rtt_ns);
+    candidate->rttvar_ns = (candidate->rttvar_ns * 3 + off_ns) / 4;
+    candidate->srtt_ns = (candidate->srtt_ns * 7 + rtt_ns) / 8;
+}
+
+/* It did not answer, and does now. */
+static void begins_to_answer(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
+                             struct path_candidate *candidate)
+{
+    if (candidate->state == NAT_DEAD)
+        path_born(path, candidate, now_ns);
+    candidate->proven = true;
+    set_state(candidate, now_ns, NAT_ANSWERING);
+    path_log(path, now_ns, peer, candidate, NAT_PATH_ANSWERED);
 }
 
 bool path_answered(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
@@ -398,20 +365,23 @@ bool path_answered(struct nat_path *path, uint64_t now_ns, struct path_peer *pee
     uint32_t age = candidate->next_sequence - sequence;
     if (age < 1 || age > PATH_SENT_MAX || age > path_unanswered(candidate))
         return false;
+    bool is_first = sequence == candidate->settled + 1;
     measure(candidate, now_ns, sequence);
     candidate->settled = sequence;
     uint32_t sent_ago_us = (uint32_t)(now_ns / 1000) - candidate->sent_us[(sequence + 1) % PATH_SENT_MAX];
     candidate->unanswered_since_ns =
         now_ns - (uint64_t)sent_ago_us * 1000; /* of the next one, if there is one */
-    candidate->proven = true;
     candidate->authentic = true;
     candidate->answered_ns = now_ns;
     candidate->answers += candidate->answers < UINT32_MAX;
     path->stats.probes_answered++;
     if (candidate->state == NAT_CANDIDATE || candidate->state == NAT_PROBING || candidate->state == NAT_DEAD)
-        set_state(candidate, now_ns, NAT_ANSWERING);
+        begins_to_answer(path, now_ns, peer, candidate);
+    else if (is_first)
+        path_gap_survived(path, now_ns, peer, candidate);
+    path_learn_alive(path, now_ns, peer, candidate);
     if (path_unanswered(candidate) == 0) /* nothing is outstanding: back to the leisurely interval */
-        candidate->probe_at_ns = now_ns + probe_interval(path, now_ns, peer, candidate);
+        candidate->probe_at_ns = now_ns + path_probe_interval(path, now_ns, peer, candidate);
     consider(path, now_ns, peer, candidate);
     return true;
 }
@@ -420,7 +390,7 @@ bool path_answered(struct nat_path *path, uint64_t now_ns, struct path_peer *pee
 
 static bool inbound_expired(const struct path_peer *peer, uint64_t now_ns)
 {
-    return !peer->wanted && !is_busy(peer, now_ns) && now_ns - peer->interest_ns >= inbound_life_ns;
+    return !peer->wanted && !path_is_busy(peer, now_ns) && now_ns - peer->interest_ns >= inbound_life_ns;
 }
 
 /* Forgets an unwanted peer; who was told of its route is told that it ended. */
@@ -440,8 +410,10 @@ void path_step(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
     }
     if (peer->active != PATH_NONE)
         step_active(path, now_ns, peer);
+    if (peer->active != PATH_NONE)
+        step_ageing(path, now_ns, peer);
     for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++)
-        step_candidate(path, now_ns, peer, &peer->candidates[i]);
+        path_step_candidate(path, now_ns, peer, &peer->candidates[i]);
     path_plan(path, now_ns, peer);
 }
 
@@ -451,17 +423,20 @@ void path_plan(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
     for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++) {
         const struct path_candidate *at = &peer->candidates[i];
         if (at->used && !at->probe_due)
-            wake_ns = sooner(wake_ns, at->probe_at_ns);
+            wake_ns = path_sooner(wake_ns, at->probe_at_ns);
     }
     if (peer->active != PATH_NONE) {
         const struct path_candidate *active = &peer->candidates[peer->active];
         if (active->state == NAT_SUSPECT)
-            wake_ns = sooner(wake_ns, death_at(path, active));
+            wake_ns = path_sooner(wake_ns, death_at(path, now_ns, active));
         else
-            wake_ns = sooner(wake_ns, sooner(one_way_at(active), suspicion_at(path, now_ns, peer, active)));
+            wake_ns = path_sooner(wake_ns,
+                                  path_sooner(one_way_at(active), suspicion_at(path, now_ns, peer, active)));
+        if (active->ageing == PATH_YOUNG)
+            wake_ns = path_sooner(wake_ns, path_ageing_at(peer, active));
     }
     if (!peer->wanted)
-        wake_ns = sooner(wake_ns, later(peer->interest_ns + inbound_life_ns, peer->busy_until_ns));
+        wake_ns = path_sooner(wake_ns, path_later(peer->interest_ns + inbound_life_ns, peer->busy_until_ns));
     peer->wake_ns = wake_ns;
-    path->deadline_ns = sooner(path->deadline_ns, wake_ns);
+    path->deadline_ns = path_sooner(path->deadline_ns, wake_ns);
 }

@@ -27,9 +27,11 @@ static uint16_t *id_head(const struct nat_path *path, const struct id *id)
 
 static uint16_t *addr_head(const struct nat_path *path, const struct net_addr *addr)
 {
-    uint8_t wire[NET_ADDR_WIRE_MAX];
+    uint8_t wire[NET_ADDR_WIRE_MAX + 2];
     uint8_t hash[crypto_shorthash_BYTES];
     size_t len = net_addr_encode(addr, wire);
+    store_le16(wire + len, addr->via); /* all sessions through one relay share its address */
+    len += 2;
     crypto_shorthash(hash, wire, len, path->hash_key);
     return &path->addr_heads[load_le16(hash) & (path->head_count - 1)];
 }
@@ -81,17 +83,34 @@ struct path_peer *path_add(struct nat_path *path, uint64_t now_ns, const struct 
     peer->lost_ns = now_ns;
     peer->wake_ns = UINT64_MAX;
     *head = slot;
+    peer->log = wanted ? path_log_take(path) : PATH_NONE;
     *(wanted ? &path->wanted_count : &path->inbound_count) += 1;
     return peer;
+}
+
+void path_want(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
+    ASSERT(!peer->wanted && path->wanted_count < path->config.peers_max);
+    peer->wanted = true;
+    peer->log = path_log_take(path);
+    path->wanted_count++;
+    path->inbound_count--;
+    for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++) {
+        if (peer->candidates[i].used)
+            path_log(path, now_ns, peer, &peer->candidates[i], NAT_PATH_ADDED);
+    }
 }
 
 void path_remove(struct nat_path *path, struct path_peer *peer)
 {
     uint16_t slot = (uint16_t)(peer - path->peers);
     ASSERT(peer->used);
+    if (peer->wanted)
+        path_log_give(path, peer->log);
+    peer->log = PATH_NONE; /* before the candidates go: nobody can read of that any more */
     for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++) {
         if (peer->candidates[i].used)
-            path_candidate_drop(path, peer, &peer->candidates[i]);
+            path_candidate_drop(path, 0, peer, &peer->candidates[i]);
     }
     uint16_t *link = id_head(path, &peer->id);
     while (*link != slot)
@@ -115,16 +134,19 @@ struct path_candidate *path_candidate_at(struct path_peer *peer, const struct ne
 }
 
 /* How readily a candidate is given up for a new one; 0: not at all. */
-static unsigned expendable(const struct path_candidate *candidate)
+static unsigned expendable(const struct path_peer *peer, uint64_t now_ns, const struct path_candidate *at,
+                           bool for_offered)
 {
-    bool observed = candidate->kind == NAT_ROUTE_OBSERVED;
-    switch ((enum nat_route_state)candidate->state) {
+    if (at->offered && !for_offered)
+        return 0; /* else a flood of sources would drive out what the peer published */
+    switch ((enum nat_route_state)at->state) {
     case NAT_DEAD:
-        return candidate->proven ? 2 : 3;
+        return at->proven ? 3 : 4;
     case NAT_CANDIDATE:
     case NAT_PROBING:
-        return observed ? 1 : 0;
+        return at->offered ? 0 : 2;
     case NAT_ANSWERING:
+        return for_offered && now_ns >= path_ageing_at(peer, at) ? 1 : 0; /* it is being replaced */
     case NAT_ACTIVE:
     case NAT_SUSPECT:
         return 0;
@@ -132,45 +154,122 @@ static unsigned expendable(const struct path_candidate *candidate)
     return 0;
 }
 
-/* A free slot, made by dropping the most expendable candidate, the oldest among equals. */
-static struct path_candidate *candidate_room(struct nat_path *path, struct path_peer *peer)
+/* A quota that several candidates of a peer share. */
+struct quota {
+    bool (*has)(const struct path_candidate *candidate);
+    size_t max;
+};
+
+static bool has_relay(const struct path_candidate *candidate)
+{
+    return net_via_is_relay(candidate->addr.via);
+}
+
+static bool has_tcp(const struct path_candidate *candidate)
+{
+    return net_via_is_tcp(candidate->addr.via);
+}
+
+static bool has_aux(const struct path_candidate *candidate)
+{
+    return net_via_is_aux(candidate->addr.via);
+}
+
+static bool is_offered(const struct path_candidate *candidate)
+{
+    return candidate->offered;
+}
+
+static bool is_learnt(const struct path_candidate *candidate)
+{
+    return !candidate->offered;
+}
+
+/* How many candidates count towards the quota. */
+static size_t quota_count(const struct path_peer *peer, const struct quota *quota)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++)
+        count += peer->candidates[i].used && quota->has(&peer->candidates[i]);
+    return count;
+}
+
+static const struct quota quotas[] = {{has_relay, NAT_PATH_RELAYED_MAX},
+                                      {has_tcp, NAT_PATH_TCP_MAX},
+                                      {has_aux, NAT_PATH_AUX_MAX},
+                                      {is_offered, NAT_PATH_OFFERED_MAX},
+                                      {is_learnt, NAT_PATH_LEARNT_MAX}};
+
+/* True when a candidate's going would let the fresh one in, as far as full quotas are concerned. */
+static bool frees(const struct path_peer *peer, const struct path_candidate *at,
+                  const struct path_candidate *fresh)
+{
+    for (size_t i = 0; i < sizeof quotas / sizeof quotas[0]; i++) {
+        const struct quota *quota = &quotas[i];
+        bool is_full = quota->has(fresh) && quota_count(peer, quota) >= quota->max;
+        if (is_full && !(at->used && quota->has(at)))
+            return false;
+    }
+    return true;
+}
+
+/* A slot for the fresh candidate, made by dropping the most expendable one, the oldest among equals; NULL:
+ * none. */
+static struct path_candidate *candidate_room(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
+                                             const struct path_candidate *fresh)
 {
     struct path_candidate *victim = NULL;
+    unsigned most = 0;
     for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++) {
         struct path_candidate *at = &peer->candidates[i];
+        if (!frees(peer, at, fresh))
+            continue;
         if (!at->used)
             return at;
-        unsigned worth = victim == NULL ? 0 : expendable(victim);
-        if (expendable(at) > worth ||
-            (expendable(at) == worth && worth > 0 && at->since_ns < victim->since_ns))
+        unsigned worth = expendable(peer, now_ns, at, fresh->offered);
+        if (worth > most || (worth == most && worth > 0 && at->since_ns < victim->since_ns)) {
             victim = at;
+            most = worth;
+        }
     }
     if (victim != NULL)
-        path_candidate_drop(path, peer, victim);
+        path_candidate_drop(path, now_ns, peer, victim);
     return victim;
 }
 
 struct path_candidate *path_candidate_new(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
-                                          const struct net_addr *addr, enum nat_route_kind kind)
+                                          const struct net_addr *addr, enum nat_route_kind kind, bool offered)
 {
-    struct path_candidate *candidate = candidate_room(path, peer);
+    struct path_candidate fresh = {.addr = *addr, .kind = (uint8_t)kind, .state = NAT_CANDIDATE};
+    fresh.used = true;
+    fresh.offered = offered;
+    struct path_candidate *candidate = candidate_room(path, now_ns, peer, &fresh);
     if (candidate == NULL)
         return NULL;
     uint16_t *head = addr_head(path, addr);
-    uint32_t first = rng_u32(&path->config.rng);
-    *candidate = (struct path_candidate){.addr = *addr,
-                                         .kind = (uint8_t)kind,
-                                         .state = NAT_CANDIDATE,
-                                         .used = true,
-                                         .chain = *head,
-                                         .next_sequence = first,
-                                         .settled = first - 1,
-                                         .since_ns = now_ns,
-                                         .probe_at_ns = now_ns};
+    fresh.next_sequence = rng_u32(&path->config.rng);
+    fresh.settled = fresh.next_sequence - 1;
+    fresh.chain = *head;
+    fresh.since_ns = now_ns;
+    fresh.probe_at_ns = now_ns;
+    path_born(path, &fresh, now_ns);
+    *candidate = fresh;
     size_t index =
         (size_t)(peer - path->peers) * NAT_PATH_CANDIDATES_MAX + (size_t)(candidate - peer->candidates);
     *head = (uint16_t)index;
+    path_log(path, now_ns, peer, candidate, NAT_PATH_ADDED);
     return candidate;
+}
+
+void path_candidate_offered(struct path_peer *peer, struct path_candidate *candidate,
+                            enum nat_route_kind kind)
+{
+    const struct quota offered = {is_offered, NAT_PATH_OFFERED_MAX};
+    if (!candidate->offered && quota_count(peer, &offered) >= NAT_PATH_OFFERED_MAX)
+        return;
+    if (!candidate->offered || candidate->kind == NAT_ROUTE_PUNCHED)
+        candidate->kind = (uint8_t)kind; /* the peer itself names it: no longer a mere observation */
+    candidate->offered = true;
 }
 
 static struct path_candidate *candidate_of(const struct nat_path *path, uint16_t index,
@@ -182,7 +281,56 @@ static struct path_candidate *candidate_of(const struct nat_path *path, uint16_t
     return &(*peer)->candidates[index % NAT_PATH_CANDIDATES_MAX];
 }
 
-void path_candidate_drop(struct nat_path *path, struct path_peer *peer, struct path_candidate *candidate)
+/* ---- auxiliary sockets ---- */
+
+static bool via_used(const struct nat_path *path, uint16_t via)
+{
+    for (uint16_t i = 0; i < path->slot_count; i++) {
+        const struct path_peer *peer = &path->peers[i];
+        for (size_t k = 0; k < NAT_PATH_CANDIDATES_MAX && peer->used; k++) {
+            if (peer->candidates[k].used && peer->candidates[k].addr.via == via)
+                return true;
+        }
+    }
+    return false;
+}
+
+static bool gone_has(const struct nat_path *path, uint16_t via)
+{
+    return (path->gone[via / 64] >> via % 64 & 1) != 0;
+}
+
+void path_gone_forget(struct nat_path *path, uint16_t via)
+{
+    if (!net_via_is_aux(via) || !gone_has(path, via))
+        return;
+    path->gone[via / 64] &= ~(UINT64_C(1) << via % 64);
+    path->gone_count--;
+}
+
+static void gone_note(struct nat_path *path, uint16_t via)
+{
+    if (!net_via_is_aux(via) || gone_has(path, via) || via_used(path, via))
+        return;
+    path->gone[via / 64] |= UINT64_C(1) << via % 64;
+    path->gone_count++;
+}
+
+bool path_gone_pop(struct nat_path *path, uint16_t *via)
+{
+    for (size_t i = 0; i < PATH_GONE_WORDS && path->gone_count > 0; i++) {
+        while (path->gone[i] != 0) {
+            *via = (uint16_t)(i * 64 + (size_t)__builtin_ctzll(path->gone[i]));
+            path_gone_forget(path, *via);
+            if (!via_used(path, *via)) /* it may have been offered again since */
+                return true;
+        }
+    }
+    return false;
+}
+
+void path_candidate_drop(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
+                         struct path_candidate *candidate)
 {
     uint16_t *link = addr_head(path, &candidate->addr);
     struct path_peer *owner;
@@ -196,6 +344,8 @@ void path_candidate_drop(struct nat_path *path, struct path_peer *peer, struct p
     candidate->probe_due = false;
     if (peer->active == candidate - peer->candidates)
         peer->active = PATH_NONE;
+    path_log(path, now_ns, peer, candidate, NAT_PATH_DROPPED);
+    gone_note(path, candidate->addr.via);
 }
 
 struct path_candidate *path_addr_first(const struct nat_path *path, const struct net_addr *addr,
@@ -255,6 +405,9 @@ static size_t check_peer(const struct nat_path *path, const struct path_peer *pe
     ASSERT(path_find(path, &peer->id) == peer);
     ASSERT(peer->active == PATH_NONE || peer->active < NAT_PATH_CANDIDATES_MAX);
     ASSERT(peer->wake_ns >= path->deadline_ns);
+    ASSERT(peer->wanted == (peer->log != PATH_NONE));
+    for (size_t i = 0; i < sizeof quotas / sizeof quotas[0]; i++)
+        ASSERT(quota_count(peer, &quotas[i]) <= quotas[i].max);
     for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++) {
         const struct path_candidate *at = &peer->candidates[i];
         if (!at->used) {
@@ -268,6 +421,8 @@ static size_t check_peer(const struct nat_path *path, const struct path_peer *pe
         ASSERT(!at->proven || (at->authentic && at->srtt_ns > 0));
         ASSERT(!at->probe_due || peer->send_listed);
         ASSERT(net_addr_scope(&at->addr) != NET_SCOPE_INVALID);
+        ASSERT((at->kind == NAT_ROUTE_RELAYED) == net_via_is_relay(at->addr.via));
+        ASSERT((at->kind == NAT_ROUTE_TCP) == net_via_is_tcp(at->addr.via));
         for (size_t k = 0; k < i; k++)
             ASSERT(!peer->candidates[k].used || !net_addr_equal(&peer->candidates[k].addr, &at->addr));
         struct path_peer *owner = NULL;

@@ -205,19 +205,11 @@ void method_status(void *user, struct control_call *call, const struct pack_read
 
 static const char *route_name(const struct node *node, const struct id *id)
 {
-    static const char *const names[] = {[0] = "none",
-                                        [NAT_ROUTE_LAN] = "lan",
-                                        [NAT_ROUTE_DIRECT6] = "direct6",
-                                        [NAT_ROUTE_DIRECT4] = "direct4",
-                                        [NAT_ROUTE_OBSERVED] = "observed",
-                                        [NAT_ROUTE_RELAYED] = "relayed"};
-    struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
-    int count = nat_path_candidates(node->path, id, info, NAT_PATH_CANDIDATES_MAX);
-    for (int i = 0; i < count; i++) {
-        if (info[i].state == NAT_ACTIVE || info[i].state == NAT_SUSPECT)
-            return net_addr_scope(&info[i].addr) == NET_SCOPE_GLOBAL ? names[info[i].kind] : "lan";
-    }
-    return names[0];
+    struct net_addr addr;
+    enum nat_route_kind kind;
+    int result = nat_path_route_kind(node->path, id, &addr, &kind);
+    (void)result; /* without a route the kind is none */
+    return nat_route_kind_text(kind);
 }
 
 static void reply_peer(struct node *node, const struct node_peer *peer, struct reply *r)
@@ -318,7 +310,6 @@ static bool id_param(struct node *node, struct control_call *call, const struct 
 void method_peer(void *user, struct control_call *call, const struct pack_reader *params)
 {
     static const char *const states[] = {"candidate", "probing", "answering", "active", "suspect", "dead"};
-    static const char *const kinds[] = {"", "lan", "direct6", "direct4", "observed", "relayed"};
     struct node *node = user;
     struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
     struct id id;
@@ -336,7 +327,7 @@ void method_peer(void *user, struct control_call *call, const struct pack_reader
     for (int i = 0; i < count; i++) {
         reply_map(r, NULL);
         reply_addr(r, "addr", &info[i].addr);
-        reply_str(r, "kind", kinds[info[i].kind]);
+        reply_str(r, "kind", nat_route_kind_text(info[i].kind));
         reply_str(r, "state", states[info[i].state]);
         reply_float(r, "rtt_ms", (double)info[i].rtt_ns / 1e6);
         reply_end(r);

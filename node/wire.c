@@ -291,6 +291,8 @@ static void path_event(struct node *node, uint64_t now_ns, const struct nat_path
         quic_path_changed(node->quic, now_ns, &event->peer, QUIC_DATAGRAM_MAX);
         break;
     case NAT_PATH_ROUTE_DEAD: /* nat/ reported it */
+    case NAT_PATH_AGEING:     /* no auxiliary sockets are opened here */
+    case NAT_PATH_ROUTE_GONE:
         break;
     case NAT_PATH_OBSERVED: {
         int result = nat_observed_report(&node->observed, now_ns, &event->addr, &event->old);

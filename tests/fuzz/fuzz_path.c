@@ -1,6 +1,7 @@
 /* The path core as a program: the input picks commands, clock steps, hints and probe messages, raw or well
- * formed, from a handful of peers and addresses.  After each the core's relations must hold, an answer must
- * be no larger than its probe, and a route must be an address that answered. */
+ * formed, from a handful of peers and addresses by every kind of way.  After each the core's relations must
+ * hold, an answer must be no larger than its probe, a route must be an address that answered, and a socket is
+ * given back only when no candidate goes by it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,7 +35,62 @@ static struct net_addr addr_of(uint8_t choice)
     struct net_addr addr;
     int rc = net_addr_parse(texts[choice % ADDRS], &addr);
     ASSERT(rc == ERR_OK);
+    static const uint16_t vias[] = {NET_VIA_MAIN,      NET_VIA_MAIN,        NET_VIA_MAIN,
+                                    NET_VIA_MAIN,      NET_VIA_AUX_FIRST,   NET_VIA_AUX_LAST,
+                                    NET_VIA_TCP_FIRST, NET_VIA_RELAY_FIRST, NET_VIA_RELAY_LAST};
+    addr.via = vias[choice / ADDRS % (sizeof vias / sizeof vias[0])];
     return addr;
+}
+
+static void check_gone(struct world *world, uint16_t via)
+{
+    struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
+    ASSERT(net_via_is_aux(via));
+    for (uint8_t i = 1; i < PEERS; i++) {
+        struct id peer = peer_of(i);
+        int count = nat_path_candidates(world->path, &peer, info, NAT_PATH_CANDIDATES_MAX);
+        for (int k = 0; k < count; k++)
+            ASSERT(info[k].addr.via != via);
+    }
+}
+
+static void check_event(struct world *world, const struct nat_path_event *event)
+{
+    switch (event->type) {
+    case NAT_PATH_ROUTE_UP:
+    case NAT_PATH_AGEING:
+        ASSERT(event->rtt_ns > 0 && event->kind != NAT_ROUTE_NONE);
+        break;
+    case NAT_PATH_ROUTE_CHANGED:
+        ASSERT(event->rtt_ns > 0 && !net_addr_equal(&event->addr, &event->old));
+        ASSERT(!event->old_works || event->old_rtt_ns > 0);
+        break;
+    case NAT_PATH_OBSERVED:
+        ASSERT(event->addr.via == NET_VIA_MAIN);
+        break;
+    case NAT_PATH_ROUTE_GONE:
+        check_gone(world, event->addr.via);
+        break;
+    case NAT_PATH_ROUTE_DEAD:
+        break;
+    }
+}
+
+static void check_queries(const struct nat_path *path)
+{
+    for (uint8_t i = 1; i < PEERS; i++) {
+        struct nat_path_trace trace[NAT_PATH_TRACE_MAX];
+        struct net_addr routes[2];
+        struct net_addr addr;
+        enum nat_route_kind kind;
+        struct id peer = peer_of(i);
+        size_t count = nat_path_routes(path, &peer, routes);
+        int rc = nat_path_route_kind(path, &peer, &addr, &kind);
+        ASSERT((rc == ERR_OK) == (count > 0) && count <= 2);
+        ASSERT(count == 0 || net_addr_equal(&addr, &routes[0]));
+        ASSERT(count < 2 || !net_addr_equal(&routes[0], &routes[1]));
+        ASSERT(nat_path_trace(path, &peer, trace, NAT_PATH_TRACE_MAX) <= NAT_PATH_TRACE_MAX);
+    }
 }
 
 static void drain(struct world *world)
@@ -42,12 +98,13 @@ static void drain(struct world *world)
     struct nat_path_event event;
     struct net_message out;
     while (nat_path_poll_event(world->path, &event))
-        ASSERT(event.type != NAT_PATH_ROUTE_UP || event.rtt_ns > 0);
+        check_event(world, &event);
     while (nat_path_poll_send(world->path, world->now_ns, &out)) {
         ASSERT(out.body_len > 0 && out.body_len <= NET_BODY_MAX);
         if (out.kind == NET_KIND_PROBE)
             world->sent = out;
     }
+    check_queries(world->path);
     nat_path_check_invariants(world->path);
 }
 
@@ -130,7 +187,7 @@ static void step(struct world *world, struct reader *r)
     uint8_t op = read_u8(r);
     struct id peer = peer_of(read_u8(r));
     struct net_addr addr = addr_of(read_u8(r));
-    switch (op % 10) {
+    switch (op % 13) {
     case 0:
         may_fail(nat_path_peer_add(world->path, world->now_ns, &peer));
         break;
@@ -139,7 +196,7 @@ static void step(struct world *world, struct reader *r)
         break;
     case 2:
         may_fail(nat_path_candidate_add(world->path, world->now_ns, &peer, &addr,
-                                        (enum nat_route_kind)(1 + op / 10 % 5)));
+                                        (enum nat_route_kind)(op / 13 % 8)));
         break;
     case 3:
         may_fail(nat_path_punch(world->path, world->now_ns, &peer));
@@ -156,6 +213,16 @@ static void step(struct world *world, struct reader *r)
     case 7:
     case 8:
         good_message(world, r);
+        break;
+    case 9:
+        may_fail(nat_path_set_life(world->path, world->now_ns, &peer, (uint64_t)read_u8(r) << 29));
+        break;
+    case 10:
+        nat_path_set_keepalive(world->path, (uint64_t)read_u8(r) << 29);
+        break;
+    case 11:
+        if (addr.via != NET_VIA_MAIN)
+            nat_path_via_closed(world->path, world->now_ns, addr.via);
         break;
     default:
         advance(world, r);

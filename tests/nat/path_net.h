@@ -3,6 +3,7 @@
 #define DUNLIN_TESTS_NAT_PATH_NET_H
 
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "nat/path.h"
@@ -20,6 +21,10 @@ struct link {
     bool up_ab, up_ba;
     bool filtered; /* each side lets in only after it has sent itself: two NATs */
     bool opened_a, opened_b;
+    uint64_t idle_ns; /* a mapping on the way is forgotten after so long without a datagram; 0: never */
+    bool reopens;     /* then each side's datagrams open its NAT again (with filtered); else it is for good */
+    uint64_t life_ns; /* and at this age; 0: never */
+    uint64_t born_ns, last_ns;
     uint64_t carried;
 };
 
@@ -36,10 +41,18 @@ struct path_node {
     struct counting_allocator counter;
     struct allocator allocator;
     struct nat_path *path;
-    int up, changed, dead, observed;
-    struct net_addr seen; /* last observed report of our own address */
+    int up, changed, dead, observed, ageing;
+    struct nat_path_event last_change; /* ROUTE_UP or ROUTE_CHANGED */
+    uint16_t gone[16];                 /* sockets to close */
+    int gone_count;
+    uint64_t data_ns, data_gap_ns; /* last data, and the longest time between two */
+    uint64_t data_sent;            /* datagrams, both ways counted */
+    struct net_addr seen;          /* last observed report of our own address */
     uint64_t last_event_ns;
 };
+
+struct path_net;
+typedef void path_listener(struct path_net *net, int node, const struct nat_path_event *event);
 
 struct path_net {
     struct path_node nodes[NODES_MAX];
@@ -49,14 +62,23 @@ struct path_net {
     struct flight flights[FLIGHT_MAX];
     int flight_count;
     uint64_t now_ns;
-    size_t probe_len;    /* largest answer must not exceed the smallest probe of its family */
-    uint64_t to_nowhere; /* datagrams sent to addresses without a link */
+    size_t probe_len;        /* largest answer must not exceed the smallest probe of its family */
+    path_listener *listener; /* of every event, when set */
+    bool single;             /* data goes by one route only, even while that is suspect */
+    uint64_t to_nowhere;     /* datagrams sent to addresses without a link */
 };
 
+/* "192.0.2.1:1", or with a via: "192.0.2.1:1#8000" (hexadecimal). */
 static inline struct net_addr at(const char *text)
 {
     struct net_addr addr;
-    cr_assert_eq(net_addr_parse(text, &addr), ERR_OK, "%s", text);
+    char plain[NET_ADDR_TEXT_SIZE] = {0};
+    size_t len = strcspn(text, "#");
+    cr_assert_lt(len, sizeof plain);
+    memcpy(plain, text, len);
+    cr_assert_eq(net_addr_parse(plain, &addr), ERR_OK, "%s", text);
+    if (text[len] == '#')
+        addr.via = (uint16_t)strtoul(text + len + 1, NULL, 16);
     return addr;
 }
 
@@ -82,9 +104,22 @@ static inline struct link *net_link(struct path_net *net, int a, const char *add
     struct link *link = &net->links[net->link_count++];
     cr_assert_leq(net->link_count, LINKS_MAX);
     *link = (struct link){.a = a, .b = b, .delay_ns = delay_ns, .up_ab = true, .up_ba = true};
+    link->born_ns = link->last_ns = net->now_ns;
     link->addr_a = at(addr_a);
     link->addr_b = at(addr_b);
     return link;
+}
+
+/* A mapping on the way ends when it is too old, or was unused for too long. */
+static inline void link_expire(struct link *link, uint64_t now_ns)
+{
+    bool unused = link->idle_ns > 0 && now_ns - link->last_ns > link->idle_ns;
+    bool old = link->life_ns > 0 && now_ns - link->born_ns > link->life_ns;
+    if (unused && link->reopens)
+        link->opened_a = link->opened_b = false;
+    else if (unused || old)
+        link->up_ab = link->up_ba = false;
+    link->last_ns = now_ns;
 }
 
 /* A datagram of node `from` to an address: travels if a link leads there and is up. */
@@ -98,6 +133,7 @@ static inline void net_carry(struct path_net *net, int from, const struct net_me
         known |= ab || ba;
         if (!ab && !ba)
             continue;
+        link_expire(link, net->now_ns);
         *(ab ? &link->opened_a : &link->opened_b) = true;
         if (!(ab ? link->up_ab : link->up_ba) || (link->filtered && !(ab ? link->opened_b : link->opened_a)))
             continue;
@@ -125,10 +161,17 @@ static inline void net_drain(struct path_net *net, int index)
         node->changed += event.type == NAT_PATH_ROUTE_CHANGED;
         node->dead += event.type == NAT_PATH_ROUTE_DEAD;
         node->observed += event.type == NAT_PATH_OBSERVED;
+        node->ageing += event.type == NAT_PATH_AGEING;
         if (event.type == NAT_PATH_OBSERVED)
             node->seen = event.old;
+        else if (event.type == NAT_PATH_ROUTE_GONE && node->gone_count < 16)
+            node->gone[node->gone_count++] = event.addr.via;
         else
             node->last_event_ns = net->now_ns;
+        if (event.type == NAT_PATH_ROUTE_UP || event.type == NAT_PATH_ROUTE_CHANGED)
+            node->last_change = event;
+        if (net->listener != NULL)
+            net->listener(net, index, &event);
     }
     while (nat_path_poll_send(node->path, net->now_ns, &message)) {
         if (message.kind == NET_KIND_PROBE)
@@ -164,6 +207,10 @@ static inline void net_deliver(struct path_net *net, int best)
     net->flights[best] = net->flights[--net->flight_count];
     net->now_ns = flight.at_ns > net->now_ns ? flight.at_ns : net->now_ns;
     if (flight.data) {
+        struct path_node *node = &net->nodes[flight.to];
+        uint64_t gap_ns = node->data_ns == 0 ? 0 : net->now_ns - node->data_ns;
+        node->data_gap_ns = gap_ns > node->data_gap_ns ? gap_ns : node->data_gap_ns;
+        node->data_ns = net->now_ns;
         nat_path_heard(net->nodes[flight.to].path, net->now_ns, &flight.message.peer, &flight.message.addr);
         net_drain(net, flight.to);
     } else {
@@ -209,10 +256,12 @@ static inline void net_run_for(struct path_net *net, uint64_t span_ns)
     net_run_until(net, net->now_ns + span_ns);
 }
 
-/* Bulk data both ways between two nodes for a while: a packet each 10 ms over the route in use. */
+/* Bulk data both ways between two nodes for a while: a packet each 10 ms over the route in use, and
+ * over a second while that is suspect. */
 static inline void net_transfer(struct path_net *net, int a, int b, uint64_t span_ns)
 {
     uint64_t end_ns = net->now_ns + span_ns;
+    net->nodes[a].data_ns = net->nodes[b].data_ns = net->now_ns; /* a pause is no gap */
     int sides[2] = {a, b};
     while (net->now_ns < end_ns) {
         for (int i = 0; i < 2; i++) {
@@ -220,8 +269,13 @@ static inline void net_transfer(struct path_net *net, int a, int b, uint64_t spa
             struct net_message packet = {.kind = 0};
             const struct id *peer = &net->nodes[sides[1 - i]].id;
             nat_path_busy(node->path, net->now_ns, peer, 100000);
-            if (nat_path_route(node->path, peer, &packet.addr) == ERR_OK)
+            struct net_addr routes[2];
+            size_t count = nat_path_routes(node->path, peer, routes);
+            for (size_t r = 0; r < (net->single && count > 1 ? 1 : count); r++) {
+                packet.addr = routes[r];
                 net_carry(net, sides[i], &packet, true);
+                node->data_sent++;
+            }
             net_drain(net, sides[i]);
         }
         net_run_for(net, MS(10));
