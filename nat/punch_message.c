@@ -122,7 +122,8 @@ static int owe(struct nat_punch *punch, const struct net_message *message, uint8
 
 static bool by_udp(const struct net_addr *addr)
 {
-    return addr->via == NET_VIA_MAIN || net_via_is_aux(addr->via);
+    return (addr->via == NET_VIA_MAIN || net_via_is_aux(addr->via)) &&
+           net_addr_scope(addr) != NET_SCOPE_INVALID;
 }
 
 static int recv_probe(struct nat_punch *punch, uint64_t now_ns, struct punch_round *round,
