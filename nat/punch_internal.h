@@ -70,6 +70,8 @@ struct punch_round {
     uint8_t attempt;
     uint64_t id;
     uint64_t began_ns;
+    struct net_addr
+        old_way;        /* the standing route when it began; the path layer may find a new one meanwhile */
     uint64_t until_ns;  /* the state ends then at the latest */
     uint64_t resend_ns; /* INVITE, GO or LOOK again; UINT64_MAX: no */
     uint8_t sends;

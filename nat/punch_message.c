@@ -122,7 +122,8 @@ static int owe(struct nat_punch *punch, const struct net_message *message, uint8
 
 static bool by_udp(const struct net_addr *addr)
 {
-    return addr->via == NET_VIA_MAIN || net_via_is_aux(addr->via);
+    return (addr->via == NET_VIA_MAIN || net_via_is_aux(addr->via)) &&
+           net_addr_scope(addr) != NET_SCOPE_INVALID;
 }
 
 static int recv_probe(struct nat_punch *punch, uint64_t now_ns, struct punch_round *round,
@@ -224,11 +225,24 @@ int nat_punch_recv(struct nat_punch *punch, uint64_t now_ns, const struct net_me
 
 /* ---- out ---- */
 
+static bool is_open(const struct nat_punch *punch, uint16_t via)
+{
+    for (size_t i = 0; i < PUNCH_SOCKETS; i++) {
+        const struct punch_socket *at = &punch->sockets[i];
+        if (at->via == via && (at->state == PUNCH_SOCKET_ROUND || at->state == PUNCH_SOCKET_KEPT))
+            return true;
+    }
+    return via == NET_VIA_MAIN;
+}
+
 static bool next_answer(struct nat_punch *punch, struct net_message *out)
 {
-    size_t at = ring_pop(&punch->answer_ring);
-    if (at == RING_NONE)
-        return false;
+    size_t at;
+    do { /* a socket may have been given up since its datagram came */
+        at = ring_pop(&punch->answer_ring);
+        if (at == RING_NONE)
+            return false;
+    } while (!is_open(punch, punch->answers[at].addr.via));
     const struct punch_answer *answer = &punch->answers[at];
     struct punch_message m = {
         .kind = answer->kind, .round = answer->round, .sequence = answer->sequence, .addr = answer->addr};

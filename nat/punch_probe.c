@@ -200,8 +200,11 @@ static bool next_hit(struct nat_punch *punch, uint64_t now_ns, struct punch_roun
         return false;
     round->hit_cursor = (round->hit_cursor + 1) % round->hit_count;
     round->hit_next_ns = now_ns + hit_interval_ns / round->hit_count;
-    punch->stats.probes_sent++;
-    write_probe(punch, round, &round->hits[round->hit_cursor], out);
+    /* The source of a datagram can be forged even by its true author: an unanswered one has its cap too. */
+    const struct net_addr *to = &round->hits[round->hit_cursor];
+    if (!punch_allow(punch, now_ns, round, to))
+        return false;
+    write_probe(punch, round, to, out);
     return true;
 }
 

@@ -103,6 +103,7 @@ void punch_round_begin(struct nat_punch *punch, uint64_t now_ns, struct punch_pe
     round->fresh = fresh;
     round->id = rng_u64(&punch->config.rng);
     round->began_ns = now_ns;
+    round->old_way = peer->signal;
     attempt_begin(punch, now_ns, round);
 }
 
@@ -166,6 +167,7 @@ void punch_round_invited(struct nat_punch *punch, uint64_t now_ns, struct punch_
         round->peer = (uint16_t)(peer - punch->peers);
         peer->round = (uint16_t)(round - punch->rounds);
         round->began_ns = now_ns;
+        round->old_way = peer->signal;
     }
     round->inviter = false;
     round->id = message->round;
@@ -242,11 +244,9 @@ void punch_round_go(struct nat_punch *punch, uint64_t now_ns, struct punch_round
 }
 
 /* Does an authentic probe from there show a way that we did not have? */
-static bool counts(const struct nat_punch *punch, const struct punch_round *round,
-                   const struct net_addr *addr)
+static bool counts(const struct punch_round *round, const struct net_addr *addr)
 {
-    const struct punch_peer *peer = &punch->peers[round->peer];
-    if (net_addr_scope(addr) == NET_SCOPE_INVALID || net_addr_equal(addr, &peer->signal))
+    if (net_addr_scope(addr) == NET_SCOPE_INVALID || net_addr_equal(addr, &round->old_way))
         return false;
     if (addr->via != NET_VIA_MAIN)
         return punch_socket_of(round, addr->via);
@@ -267,7 +267,7 @@ bool punch_round_hit(struct nat_punch *punch, uint64_t now_ns, struct punch_roun
 {
     if (round->state == PUNCH_CLOSED)
         return round->ok && (addr->via == NET_VIA_MAIN || addr->via == round->reached.via);
-    if ((round->state != PUNCH_PUNCHING && round->state != PUNCH_ANSWERED) || !counts(punch, round, addr))
+    if ((round->state != PUNCH_PUNCHING && round->state != PUNCH_ANSWERED) || !counts(round, addr))
         return false;
     if (round->state == PUNCH_ANSWERED) /* GO got lost, or is slower than the probe */
         punching(punch, now_ns, round, now_ns);

@@ -199,12 +199,9 @@ void punch_end_push(struct nat_punch *punch, const struct punch_peer *peer, uint
 
 /* ---- invariants ---- */
 
-static void check_round(const struct nat_punch *punch, uint16_t slot)
+static void check_round(const struct nat_punch *punch, uint16_t slot, size_t held)
 {
     const struct punch_round *round = &punch->rounds[slot];
-    size_t held = 0;
-    for (size_t i = 0; i < PUNCH_SOCKETS; i++)
-        held += punch->sockets[i].state == PUNCH_SOCKET_ROUND && punch->sockets[i].round == slot;
     ASSERT(held == round->socket_count);
     if (round->state == PUNCH_FREE) {
         ASSERT(held == 0 && !round->result_due);
@@ -227,25 +224,30 @@ static void check_round(const struct nat_punch *punch, uint16_t slot)
 
 void punch_check_tables(const struct nat_punch *punch)
 {
-    uint8_t held[NET_VIA_AUX_LAST / 8 + 1] = {0};
+    uint8_t vias[NET_VIA_AUX_LAST / 8 + 1] = {0};
+    size_t held[NAT_PUNCH_ROUNDS_MAX] = {0};
     size_t kept = 0, used = 0, asked = 0;
     ring_check_invariants(&punch->answer_ring);
     ring_check_invariants(&punch->end_ring);
-    for (uint16_t i = 0; i < NAT_PUNCH_ROUNDS_MAX; i++) {
-        const struct punch_round *round = &punch->rounds[i];
-        check_round(punch, i);
-        if (round->sockets_need == PUNCH_TO_ASK || round->sockets_need == PUNCH_ASKED)
-            asked += round->sockets_want;
-    }
     for (size_t i = 0; i < PUNCH_SOCKETS; i++) {
         const struct punch_socket *at = &punch->sockets[i];
         kept += at->state == PUNCH_SOCKET_KEPT;
         used += at->state != PUNCH_SOCKET_FREE;
         ASSERT(at->state == PUNCH_SOCKET_FREE || net_via_is_aux(at->via));
-        if (at->state != PUNCH_SOCKET_FREE) {
-            ASSERT((held[at->via / 8] & 1u << at->via % 8) == 0);
-            held[at->via / 8] |= (uint8_t)(1u << at->via % 8);
+        if (at->state == PUNCH_SOCKET_ROUND) {
+            ASSERT(at->round < NAT_PUNCH_ROUNDS_MAX);
+            held[at->round]++;
         }
+        if (at->state != PUNCH_SOCKET_FREE) {
+            ASSERT((vias[at->via / 8] & 1u << at->via % 8) == 0);
+            vias[at->via / 8] |= (uint8_t)(1u << at->via % 8);
+        }
+    }
+    for (uint16_t i = 0; i < NAT_PUNCH_ROUNDS_MAX; i++) {
+        const struct punch_round *round = &punch->rounds[i];
+        check_round(punch, i, held[i]);
+        if (round->sockets_need == PUNCH_TO_ASK || round->sockets_need == PUNCH_ASKED)
+            asked += round->sockets_want;
     }
     ASSERT(kept <= NAT_PUNCH_KEPT_MAX);
     ASSERT(used + asked <= PUNCH_SOCKETS);

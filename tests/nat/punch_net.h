@@ -64,6 +64,7 @@ struct punch_node {
     uint16_t next_port;
     uint64_t survey_ns; /* answer due; UINT64_MAX: none */
     bool open[NET_VIA_AUX_LAST + 1];
+    uint64_t opened_ns[NET_VIA_AUX_LAST + 1];
     size_t sockets_open, sockets_most;
     uint16_t next_via;
     bool mute;       /* gone: neither sends nor receives */
@@ -314,6 +315,7 @@ static inline void node_event(struct punch_net *net, struct punch_node *node,
         if (event->source == NAT_PUNCH_PUNCHED) {
             node->punched++;
             node->way = event->addr;
+            node->opened_ns[event->addr.via] = 0; /* may be kept for longer */
         }
         break;
     case NAT_PUNCH_PUNCH:
@@ -325,6 +327,7 @@ static inline void node_event(struct punch_net *net, struct punch_node *node,
                 node->next_via = node->next_via == NET_VIA_AUX_LAST ? NET_VIA_AUX_FIRST : node->next_via + 1;
             via[i] = node->next_via;
             node->open[via[i]] = true;
+            node->opened_ns[via[i]] = net->now_ns;
             node->next_via = node->next_via == NET_VIA_AUX_LAST ? NET_VIA_AUX_FIRST : node->next_via + 1;
             node->sockets_open++;
         }
@@ -336,6 +339,8 @@ static inline void node_event(struct punch_net *net, struct punch_node *node,
         break;
     case NAT_PUNCH_SOCKET_RELEASE:
         cr_assert(node->open[event->addr.via]);
+        if (node->opened_ns[event->addr.via] != 0)
+            cr_assert_leq(net->now_ns - node->opened_ns[event->addr.via], S(20));
         node->open[event->addr.via] = false;
         node->sockets_open--;
         break;

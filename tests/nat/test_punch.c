@@ -240,6 +240,70 @@ Test(punch, fresh_round_leaves_by_a_new_socket)
     net_close(&net);
 }
 
+/* The path layer probes too, and faster: messages may take the new way before the round has found it. */
+Test(punch, route_that_comes_first_elsewhere_still_counts)
+{
+    net_open(&net, 11, kind_port, kind_port);
+    net_start(&net, 0);
+    while (net.nodes[0].punches == 0)
+        net_run(&net, net.now_ns + MS(1));
+    cr_assert_eq(net.nodes[0].punched, 0);
+    for (int i = 0; i < OBSERVER; i++)
+        cr_assert_eq(nat_punch_signal(net.nodes[i].core, net.now_ns, &net.nodes[1 - i].id,
+                                      &net.nodes[1 - i].core->addrs[0].addr, MS(40)),
+                     ERR_OK);
+    net_run(&net, net.now_ns + S(60));
+    cr_assert(net.nodes[0].result.ok && net.nodes[1].result.ok);
+    cr_assert_lt(net.nodes[0].result.elapsed_ns, S(1));
+    net_check_idle(&net);
+    net_close(&net);
+}
+
+/* Where the mappings of both sides end early, both leave by new sockets. */
+Test(punch, fresh_round_renews_both_short_lived_mappings)
+{
+    net_open(&net, 9, kind_port, kind_port);
+    for (int i = 0; i < OBSERVER; i++) {
+        struct nat_punch_profile profile = {.mapping = NAT_PUNCH_EASY,
+                                            .filtering = NAT_PUNCH_FILTER_PORT,
+                                            .public4 = net.nodes[i].outer,
+                                            .mapping_life_ns = S(20)};
+        cr_assert_eq(nat_punch_set_profile(net.nodes[i].core, &profile), ERR_OK);
+    }
+    for (int turn = 1; turn <= 4; turn++) {
+        struct net_addr before[2] = {net.nodes[0].way, net.nodes[1].way};
+        cr_assert_eq(nat_punch_start(net.nodes[1].core, net.now_ns, &net.nodes[0].id, true), ERR_OK);
+        net_run(&net, net.now_ns + S(15));
+        for (int i = 0; i < OBSERVER; i++) {
+            cr_assert_eq(net.nodes[i].oks, turn);
+            cr_assert(net_via_is_aux(net.nodes[i].way.via));
+            cr_assert_not(net_addr_equal(&net.nodes[i].way, &before[i]));
+            nat_punch_release(net.nodes[i].core, before[i].via);
+        }
+    }
+    net_run(&net, net.now_ns + S(1));
+    cr_assert_eq(net.nodes[0].sockets_open, 1);
+    cr_assert_eq(net.nodes[1].sockets_open, 1);
+    net_check_idle(&net);
+    net_close(&net);
+}
+
+/* Eight kept sockets are the limit: a ninth way by a new socket is not begun. */
+Test(punch, kept_sockets_are_capped)
+{
+    net_open(&net, 10, kind_port, kind_port);
+    for (int turn = 1; turn <= 12; turn++) {
+        cr_assert_eq(nat_punch_start(net.nodes[0].core, net.now_ns, &net.nodes[1].id, true), ERR_OK);
+        net_run(&net, net.now_ns + S(3700));
+        cr_assert_eq(net.nodes[0].results, turn);
+        cr_assert_eq(net.nodes[0].result.ok, turn <= NAT_PUNCH_KEPT_MAX);
+    }
+    cr_assert_eq(net.nodes[0].sockets_open, NAT_PUNCH_KEPT_MAX);
+    cr_assert_eq(net.nodes[0].result.reason, NAT_PUNCH_NO_SOCKETS);
+    net_check_idle(&net);
+    net_close(&net);
+}
+
 /* Loss of a tenth of everything changes no outcome. */
 Test(punch, loss_is_survived)
 {
