@@ -343,6 +343,24 @@ Test(relay, crowded_targets_want_proof)
     bench_close(b);
 }
 
+/* However often one node asks for another, that one is offered 16 sessions at once and 8 a second. */
+Test(relay, offers_have_a_rate)
+{
+    struct nat_relay_config config = nat_relay_config_default();
+    struct bench *b = bench_open(&config);
+    struct nat_relay_message m;
+    size_t offers = 0;
+    cr_assert(reserve(b, 2));
+    for (int i = 0; i < 1000; i++) {
+        b->now_ns += 10 * MS;
+        cr_assert_eq(say(b, 1, open_message(b, 2)), ERR_OK);
+        offers += heard(b, 2, NAT_RELAY_OFFER, &m);
+    }
+    cr_assert_geq(offers, 80);
+    cr_assert_leq(offers, 16 + 80 + 1 + 20, "a few are repetitions");
+    bench_close(b);
+}
+
 /* One network gets its share of reservations and of openers, and no more; loopback is nobody's network. */
 Test(relay, shares_of_a_network)
 {
