@@ -134,7 +134,7 @@ struct nat_relay_config nat_relay_config_default(void);
 /* ERR_INVALID: a field is missing or out of range; *why (static text) says which. */
 MUST_USE int nat_relay_config_check(const struct nat_relay_config *config, const char **why);
 
-/* Bytes that nat_relay_init needs: about 150 KiB with the defaults. */
+/* Bytes that nat_relay_init needs: about 230 KiB with the defaults. */
 size_t nat_relay_size(const struct nat_relay_config *config);
 /* Places the core in the caller's memory (nat_relay_size bytes, aligned to 16, borrowed until dropped).  The
  * config must pass nat_relay_config_check (asserted) and is copied. */

@@ -183,6 +183,8 @@ int nat_relay_client_open(struct nat_relay_client *client, uint64_t now_ns, cons
         rc_relay_settle(client, relay);
         return ERR_FULL;
     }
+    if (relay->state == RC_IDLE && relay->sessions == 1 && !relay->keep.open)
+        relay->keep_at_ns = now_ns; /* a relay that is gone is noticed sooner than by the peer's silence */
     *token = rc_session_token(client, session);
     return ERR_OK;
 }
@@ -325,8 +327,8 @@ int nat_relay_client_unwrap(struct nat_relay_client *client, uint64_t now_ns, co
                             struct bytes datagram, struct net_addr *route, struct bytes *payload)
 {
     unsigned sender_side;
-    if (!nat_relay_claims(datagram))
-        return ERR_NOT_FOUND;
+    if (client->live_count == 0 || !nat_relay_claims(datagram))
+        return ERR_NOT_FOUND; /* also the quick way on a node that is only a relay */
     uint64_t id = nat_relay_head_read(datagram, &sender_side);
     struct rc_session *session = session_of_frame(client, from, id, sender_side);
     if (session == NULL) {

@@ -182,17 +182,18 @@ int rc_recv_proven(struct nat_relay_client *client, uint64_t now_ns, struct rc_r
     return ERR_OK;
 }
 
-static void lost_reservation(struct nat_relay_client *client, struct rc_relay *relay,
+static void lost_reservation(struct nat_relay_client *client, uint64_t now_ns, struct rc_relay *relay,
                              enum nat_relay_reason reason)
 {
     bool held = relay->state == RC_HELD;
     relay->state = RC_IDLE;
     relay->ask.open = false;
-    if (held)
-        rc_event(client, &(struct nat_relay_client_event){.type = NAT_RELAY_LOST,
-                                                          .relay = relay->id,
-                                                          .relay_addr = relay->addr,
-                                                          .reason = reason});
+    if (!held)
+        return;
+    trace_emit(&client->config.trace, TRACE_RELAY_LOST, now_ns, &relay->id, reason, 0, ERR_OK);
+    rc_event(client,
+             &(struct nat_relay_client_event){
+                 .type = NAT_RELAY_LOST, .relay = relay->id, .relay_addr = relay->addr, .reason = reason});
 }
 
 static void back_off(struct nat_relay_client *client, uint64_t now_ns, struct rc_relay *relay)
@@ -211,7 +212,7 @@ static void relay_lost(struct nat_relay_client *client, uint64_t now_ns, struct 
     relay->rtt_ns = 0;
     back_off(client, now_ns, relay);
     relay->keep_at_ns = relay->backoff_until_ns;
-    lost_reservation(client, relay, NAT_RELAY_BY_LOST);
+    lost_reservation(client, now_ns, relay, NAT_RELAY_BY_LOST);
     if (relay->sessions > 0)
         rc_sessions_lost(client, now_ns, relay); /* frees the entry when nothing else needs it */
     else
@@ -234,7 +235,7 @@ static void check_lease(struct nat_relay_client *client, uint64_t now_ns, struct
 {
     if (relay->state != RC_HELD || m->lease_s > 0 || relay->ask.open)
         return;
-    lost_reservation(client, relay, NAT_RELAY_BY_EXPIRED);
+    lost_reservation(client, now_ns, relay, NAT_RELAY_BY_EXPIRED);
     rc_choose(client, now_ns);
 }
 
@@ -245,7 +246,8 @@ int rc_recv_kept(struct nat_relay_client *client, uint64_t now_ns, struct rc_rel
     if (main_address && relay->keep.open && m->request == relay->keep.id) {
         measure(relay, now_ns);
         relay->keep.open = false;
-        relay->failures = 0;
+        if (relay->state == RC_HELD || relay->sessions > 0)
+            relay->failures = 0; /* an answer is not yet a reservation */
         relay->keep_at_ns = now_ns + keep_interval_ns(client, relay, now_ns);
         rc_wake(client, relay->keep_at_ns);
     } else if (relay->alt_keep.open && m->request == relay->alt_keep.id &&
@@ -277,7 +279,7 @@ int rc_recv_kept(struct nat_relay_client *client, uint64_t now_ns, struct rc_rel
 
 void rc_give_back(struct nat_relay_client *client, uint64_t now_ns, struct rc_relay *relay)
 {
-    lost_reservation(client, relay, NAT_RELAY_BY_DROPPED);
+    lost_reservation(client, now_ns, relay, NAT_RELAY_BY_DROPPED);
     if (relay->sessions == 0)
         rc_request_start(client, now_ns, &relay->release);
     /* Else the lease runs out by itself, so that what still goes through it has time to go another way. */
@@ -331,6 +333,8 @@ int rc_recv_reserved(struct nat_relay_client *client, uint64_t now_ns, struct rc
         relay->keep_at_ns = now_ns + keep_interval_ns(client, relay, now_ns);
         rc_wake(client, relay->keep_at_ns);
     }
+    trace_emit(&client->config.trace, TRACE_RELAY_HELD, now_ns, &relay->id, m->lease_s, (int64_t)m->rate,
+               ERR_OK);
     rc_event(client, &(struct nat_relay_client_event){.type = NAT_RELAY_HELD,
                                                       .relay = relay->id,
                                                       .relay_addr = relay->addr,
@@ -344,7 +348,7 @@ int rc_recv_reserved(struct nat_relay_client *client, uint64_t now_ns, struct rc
 static void ask_failed(struct nat_relay_client *client, uint64_t now_ns, struct rc_relay *relay,
                        enum nat_relay_reason reason)
 {
-    lost_reservation(client, relay, reason);
+    lost_reservation(client, now_ns, relay, reason);
     back_off(client, now_ns, relay);
     rc_relay_settle(client, relay);
     rc_choose(client, now_ns);

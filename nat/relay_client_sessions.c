@@ -201,6 +201,7 @@ void rc_session_fail(struct nat_relay_client *client, uint64_t now_ns, struct rc
                      uint8_t reason)
 {
     if (session->state == RC_UP) {
+        trace_emit(&client->config.trace, TRACE_RELAY_DOWN, now_ns, &session->peer, reason, 0, ERR_OK);
         session_event(client, session, NAT_RELAY_SESSION_DOWN, reason);
     } else if (session->state == RC_OPENING || session->state == RC_ACCEPTING) {
         client->stats.sessions_failed++;
@@ -228,6 +229,8 @@ void rc_session_up(struct nat_relay_client *client, uint64_t now_ns, struct rc_s
     session->route.via = (uint16_t)(NET_VIA_RELAY_FIRST + session_index(client, session));
     client->stats.sessions_up++;
     rc_relay_used(client, now_ns, relay);
+    trace_emit(&client->config.trace, TRACE_RELAY_UP, now_ns, &session->peer, (int64_t)session->rate, 0,
+               ERR_OK);
     session_event(client, session, NAT_RELAY_SESSION_UP, NAT_RELAY_BY_NONE);
 }
 

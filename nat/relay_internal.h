@@ -13,6 +13,7 @@ enum {
     RELAY_OFFERS_MAX = 16,      /* undecided sessions offered to one node */
     RELAY_OFFERS_EASY = 2,      /* with so many, whoever asks must first prove its address */
     RELAY_OFFERS_GROUP_MAX = 4, /* of those, from one global /24 or /56 */
+    RELAY_OFFERS_BURST = 16,    /* new ones at once; they come back at 8 a second */
     RELAY_OPENER = 0,           /* sides of a session, as in a frame's head */
     RELAY_TARGET = 1,
 };
@@ -27,6 +28,7 @@ struct relay_node {
     uint64_t period_end_ns;
     uint64_t lease_until_ns; /* when reserved */
     uint64_t heard_ns;
+    uint64_t offers_ns; /* the time up to which its offers are used up */
     uint64_t bytes_from, bytes_to, dropped_rate;
     uint32_t sessions; /* of any state */
     uint16_t chain;    /* next in the id chain, or in the free list */

@@ -3,6 +3,7 @@
 
 static const uint64_t millisecond_ns = UINT64_C(1000000);
 
+#define OFFER_EVERY_NS   (125 * millisecond_ns) /* lets one new session be offered to a node */
 #define OFFER_REPEAT_NS  (500 * millisecond_ns)
 #define OFFER_LIMIT_NS   (5000 * millisecond_ns)
 #define NOTICE_REPEAT_NS (500 * millisecond_ns) /* doubled each time */
@@ -104,6 +105,9 @@ void relay_session_end(struct nat_relay *relay, uint64_t now_ns, struct relay_se
         relay->stats.refused++;
         (void)send_refused(relay, session);
     } else {
+        trace_emit(&relay->config.trace, TRACE_RELAY_SERVED, now_ns,
+                   &node_at(relay, session, RELAY_OPENER)->id,
+                   (int64_t)(session->bytes[0] + session->bytes[1]), reason, ERR_OK);
         relay_event(relay, &(struct nat_relay_event){
                                .type = NAT_RELAY_SESSION_ENDED,
                                .peer = node_at(relay, session, RELAY_OPENER)->id,
@@ -171,7 +175,8 @@ static enum nat_relay_reason why_not_open(struct nat_relay *relay, uint64_t now_
     if ((opener == NULL || !opener->reserved) &&
         relay_group_count(relay, &from->addr, false, opener) >= relay->config.openers_per_group)
         return NAT_RELAY_BY_GROUP;
-    if (relay_offers(relay, target, NULL) >= RELAY_OFFERS_MAX ||
+    if (target->offers_ns > now_ns + (RELAY_OFFERS_BURST - 1) * OFFER_EVERY_NS ||
+        relay_offers(relay, target, NULL) >= RELAY_OFFERS_MAX ||
         relay_offers(relay, target, &from->addr) >= RELAY_OFFERS_GROUP_MAX)
         return NAT_RELAY_BY_RATE;
     return NAT_RELAY_BY_NONE;
@@ -212,6 +217,7 @@ static int open_new(struct nat_relay *relay, uint64_t now_ns, const struct net_m
     struct relay_session *session = relay_session_new(relay, opener, target);
     if (session == NULL)
         return refuse_open(relay, now_ns, from, m, NAT_RELAY_BY_FULL, false);
+    target->offers_ns = (target->offers_ns > now_ns ? target->offers_ns : now_ns) + OFFER_EVERY_NS;
     session->request[RELAY_OPENER] = m->request;
     session->answer[RELAY_OPENER] = from->addr;
     session->since_ns = now_ns;

@@ -1,186 +1,9 @@
-/* The relay core alone: who is served, what is forwarded to where, within which quota, and what is not. */
-#include <criterion/criterion.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "nat/relay.h"
-#include "net/shaper.h"
-
-#define MS UINT64_C(1000000)
-
-struct bench {
-    struct nat_relay *relay;
-    struct nat_relay_config config;
-    struct rng_seeded stream;
-    uint64_t now_ns;
-    uint32_t request;
-    struct net_message sent[NAT_RELAY_SENDS_MAX];
-    size_t sent_count;
-};
-
-static struct net_addr addr_of(const char *text)
-{
-    struct net_addr addr;
-    int rc = net_addr_parse(text, &addr);
-    cr_assert_eq(rc, ERR_OK);
-    return addr;
-}
-
-static struct id node_id(unsigned n)
-{
-    struct id id = {{1}};
-    id.bytes[1] = (uint8_t)(n >> 16);
-    id.bytes[2] = (uint8_t)(n >> 8);
-    id.bytes[3] = (uint8_t)n;
-    return id;
-}
-
-/* Node n at a global address of its own /24. */
-static struct net_addr node_addr(unsigned n)
-{
-    struct net_addr addr = addr_of("44.1.1.1:1000");
-    addr.ip[1] = (uint8_t)(n >> 8);
-    addr.ip[2] = (uint8_t)n;
-    return addr;
-}
-
-static struct bench *bench_open(const struct nat_relay_config *config)
-{
-    struct bench *b = calloc(1, sizeof *b);
-    cr_assert_not_null(b);
-    b->config = *config;
-    b->now_ns = 5000000 * MS;
-    rng_seeded_init(&b->stream, 7);
-    b->config.self = node_id(999);
-    b->config.rng = rng_of_seeded(&b->stream);
-    void *memory = malloc(nat_relay_size(&b->config));
-    cr_assert_not_null(memory);
-    b->relay = nat_relay_init(memory, &b->config, b->now_ns);
-    return b;
-}
-
-static void bench_close(struct bench *b)
-{
-    free(b->relay);
-    free(b);
-}
-
-/* Collects what the relay sends now. */
-static void collect(struct bench *b)
-{
-    b->sent_count = 0;
-    while (b->sent_count < NAT_RELAY_SENDS_MAX &&
-           nat_relay_poll_send(b->relay, b->now_ns, &b->sent[b->sent_count]))
-        b->sent_count++;
-    nat_relay_check_invariants(b->relay);
-}
-
-static int say_from(struct bench *b, unsigned n, struct net_addr addr, struct nat_relay_message m)
-{
-    struct net_message message = {.peer = node_id(n), .addr = addr};
-    nat_relay_encode(&m, &message);
-    int rc = nat_relay_recv(b->relay, b->now_ns, &message);
-    nat_relay_tick(b->relay, b->now_ns);
-    collect(b);
-    return rc;
-}
-
-static int say(struct bench *b, unsigned n, struct nat_relay_message m)
-{
-    return say_from(b, n, node_addr(n), m);
-}
-
-/* The message of a kind that went to node n in the last exchange; false: none. */
-static bool heard(const struct bench *b, unsigned n, uint8_t kind, struct nat_relay_message *out)
-{
-    struct id id = node_id(n);
-    for (size_t i = 0; i < b->sent_count; i++) {
-        if (b->sent[i].kind != kind || !id_equal(&b->sent[i].peer, &id))
-            continue;
-        int rc = nat_relay_decode(&b->sent[i], out);
-        cr_assert_eq(rc, ERR_OK);
-        return true;
-    }
-    return false;
-}
-
-static bool reserve_from(struct bench *b, unsigned n, struct net_addr addr)
-{
-    struct nat_relay_message answer;
-    struct nat_relay_message ask = {.kind = NAT_RELAY_RESERVE, .request = ++b->request};
-    cr_assert_eq(say_from(b, n, addr, ask), ERR_OK);
-    if (heard(b, n, NAT_RELAY_REFUSED, &answer))
-        return false;
-    cr_assert(heard(b, n, NAT_RELAY_RESERVED, &answer));
-    if (!answer.has_nonce) /* known at this address from before */
-        return answer.lease_s > 0;
-    cr_assert_eq(answer.lease_s, 0, "nothing is held before the address is proven");
-    ask.has_nonce = true;
-    memcpy(ask.nonce, answer.nonce, sizeof ask.nonce);
-    cr_assert_eq(say_from(b, n, addr, ask), ERR_OK);
-    if (heard(b, n, NAT_RELAY_REFUSED, &answer))
-        return false;
-    cr_assert(heard(b, n, NAT_RELAY_RESERVED, &answer));
-    cr_assert(!answer.has_nonce && answer.lease_s > 0);
-    return true;
-}
-
-static bool reserve(struct bench *b, unsigned n)
-{
-    return reserve_from(b, n, node_addr(n));
-}
-
-static struct nat_relay_message open_message(struct bench *b, unsigned target)
-{
-    return (struct nat_relay_message){
-        .kind = NAT_RELAY_OPEN, .request = ++b->request, .peer = node_id(target)};
-}
-
-/* Node `opener` is joined with `target`, which holds a reservation; returns the session. */
-static uint64_t join(struct bench *b, unsigned opener, unsigned target)
-{
-    struct nat_relay_message m;
-    cr_assert_eq(say(b, opener, open_message(b, target)), ERR_OK);
-    cr_assert(heard(b, target, NAT_RELAY_OFFER, &m));
-    uint64_t session = m.session;
-    cr_assert_eq(say(b, target,
-                     (struct nat_relay_message){
-                         .kind = NAT_RELAY_ACCEPT, .request = ++b->request, .session = session}),
-                 ERR_OK);
-    cr_assert(heard(b, opener, NAT_RELAY_OPENED, &m));
-    cr_assert_eq(m.session, session);
-    cr_assert(heard(b, target, NAT_RELAY_OPENED, &m));
-    return session;
-}
-
-/* One frame of len bytes; returns whether it is forwarded, and where. */
-static bool frame_from(struct bench *b, struct net_addr from, unsigned side, uint64_t session, size_t len,
-                       struct net_addr *to)
-{
-    static uint8_t frame[2000];
-    struct nat_relay_run run;
-    nat_relay_head_write(frame, side, session);
-    struct bytes datagram = bytes_of(frame, len);
-    size_t n = nat_relay_forward(b->relay, b->now_ns, &from, &datagram, 1, &run, 1);
-    if (n == 1)
-        *to = run.to;
-    return n == 1;
-}
-
-static bool passes(struct bench *b, unsigned from, unsigned to, unsigned side, uint64_t session)
-{
-    struct net_addr went, expected = node_addr(to);
-    return frame_from(b, node_addr(from), side, session, 100, &went) && net_addr_equal(&went, &expected);
-}
-
-static struct nat_relay_config defaults(void)
-{
-    return nat_relay_config_default();
-}
+/* The relay core alone: who is served, what is forwarded to where, and what is not. */
+#include "relay_bench.h"
 
 Test(relay, config_is_checked)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     const char *why;
     cr_assert_eq(nat_relay_config_check(&config, &why), ERR_INVALID);
     config.self = node_id(1);
@@ -197,7 +20,7 @@ Test(relay, config_is_checked)
  * proves its own. */
 Test(relay, joins_two_nodes)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m;
     struct net_addr to;
@@ -223,7 +46,7 @@ Test(relay, joins_two_nodes)
 /* A third party accepts, declines, closes, keeps or moves nothing of a session that is not its own. */
 Test(relay, strangers_change_nothing)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m;
     cr_assert(reserve(b, 2));
@@ -260,7 +83,7 @@ Test(relay, strangers_change_nothing)
  * nonce, from the address it was sealed to, moves the leg. */
 Test(relay, legs_move_only_by_proof)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m, proof;
     struct net_addr to, elsewhere = addr_of("55.5.5.5:5"), third = addr_of("66.6.6.6:6");
@@ -297,7 +120,7 @@ Test(relay, legs_move_only_by_proof)
  * with a reservation, and frames go nowhere. */
 Test(relay, reflects_nothing)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct net_addr victim = addr_of("77.7.7.7:7"), to;
     cr_assert(reserve(b, 2));
@@ -339,7 +162,7 @@ Test(relay, reflects_nothing)
 /* Asked again, the relay answers again and does nothing twice. */
 Test(relay, requests_are_idempotent)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m, opening;
     cr_assert(reserve(b, 2));
@@ -381,7 +204,7 @@ Test(relay, requests_are_idempotent)
 /* OFFERs and NOTICEs are repeated until answered, and not for ever. */
 Test(relay, repeats_until_answered)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m;
     cr_assert(reserve(b, 2));
@@ -422,96 +245,10 @@ Test(relay, repeats_until_answered)
     bench_close(b);
 }
 
-/* Bytes forwarded of what is offered at twice the rate over five seconds, in frames of len. */
-static uint64_t pump(struct bench *b, unsigned from, unsigned side, uint64_t session, uint64_t offered_rate,
-                     size_t len, unsigned ms)
-{
-    uint64_t bytes = 0, owed = 0;
-    struct net_addr to;
-    for (unsigned i = 0; i < ms; i++) {
-        b->now_ns += MS;
-        for (owed += offered_rate / 1000; owed >= len; owed -= len)
-            bytes += frame_from(b, node_addr(from), side, session, len, &to) ? len : 0;
-    }
-    return bytes;
-}
-
-/* The rate of a client and the rate of all are kept to within 5 % over five seconds, from the first. */
-Test(relay, rates_within_five_percent)
-{
-    struct nat_relay_config config = defaults();
-    struct bench *b = bench_open(&config);
-    cr_assert(reserve(b, 2));
-    uint64_t session = join(b, 1, 2);
-    uint64_t bytes = pump(b, 1, 0, session, 2 * config.client_rate, 1232, 5000);
-    double ratio = (double)bytes / (5.0 * (double)config.client_rate);
-    cr_assert(ratio > 0.95 && ratio < 1.05, "client: %f", ratio);
-    struct nat_relay_node_info info[4];
-    size_t n = nat_relay_nodes(b->relay, b->now_ns, info, 4);
-    cr_assert_eq(n, 2);
-    cr_assert_gt(info[0].dropped_rate + info[1].dropped_rate, 1000);
-    nat_relay_set_rates(b->relay, b->now_ns, 0, 2000000);
-    bytes = pump(b, 1, 0, session, 8000000, 1232, 5000);
-    ratio = (double)bytes / (5.0 * 2000000.0);
-    cr_assert(ratio > 0.95 && ratio < 1.05, "total: %f", ratio);
-    nat_relay_set_rates(b->relay, b->now_ns, 300000, 2000000);
-    bytes = pump(b, 2, 1, session, 3000000, 1232, 5000);
-    ratio = (double)bytes / (5.0 * 300000.0);
-    cr_assert(ratio > 0.95 && ratio < 1.05, "changed live: %f", ratio);
-    bench_close(b);
-}
-
-/* While bulk is four times over the rate, small packets of a hundredth of it all pass. */
-Test(relay, control_passes_beside_bulk)
-{
-    struct nat_relay_config config = defaults();
-    struct bench *b = bench_open(&config);
-    struct net_addr to;
-    cr_assert(reserve(b, 2));
-    uint64_t session = join(b, 1, 2);
-    unsigned passed = 0;
-    for (unsigned i = 0; i < 500; i++) {
-        (void)pump(b, 1, 0, session, 4 * config.client_rate, 1232, 10);
-        passed += frame_from(b, node_addr(1), 0, session, 150, &to);
-    }
-    cr_assert_eq(passed, 500);
-    bench_close(b);
-}
-
-/* Both the opener's and the target's volume count both ways; when one is spent both ends are told, nothing
- * passes any more, new sessions are refused, and the next period starts anew. */
-Test(relay, volume_ends_with_a_notice)
-{
-    struct nat_relay_config config = defaults();
-    config.client_volume = 100000;
-    config.period_ns = 60000 * MS;
-    struct bench *b = bench_open(&config);
-    struct nat_relay_message m;
-    cr_assert(reserve(b, 2));
-    uint64_t session = join(b, 1, 2);
-    uint64_t bytes = pump(b, 1, 0, session, 40000, 1000, 1000);
-    bytes += pump(b, 2, 1, session, 200000, 1000, 1000);
-    cr_assert_eq(bytes, config.client_volume);
-    nat_relay_tick(b->relay, b->now_ns);
-    collect(b);
-    cr_assert(heard(b, 1, NAT_RELAY_NOTICE, &m));
-    cr_assert_eq(m.reason, NAT_RELAY_BY_QUOTA);
-    cr_assert(heard(b, 2, NAT_RELAY_NOTICE, &m));
-    cr_assert_eq(m.reason, NAT_RELAY_BY_QUOTA);
-    cr_assert_eq(say(b, 3, open_message(b, 2)), ERR_OK);
-    cr_assert(heard(b, 3, NAT_RELAY_REFUSED, &m));
-    cr_assert_eq(m.reason, NAT_RELAY_BY_QUOTA);
-    b->now_ns += config.period_ns;
-    cr_assert(reserve(b, 2));
-    session = join(b, 3, 2);
-    cr_assert(passes(b, 3, 2, 0, session));
-    bench_close(b);
-}
-
 /* Frames of one session leave as runs that can each be one GSO batch: equal lengths, a shorter one last. */
 Test(relay, runs_of_a_batch)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     cr_assert(reserve(b, 2));
     cr_assert(reserve(b, 3));
@@ -554,7 +291,7 @@ Test(relay, runs_of_a_batch)
  * served still is, and the target is not asked more often than its limit. */
 Test(relay, floods_stay_within_the_caps)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     config.reservations_max = 32;
     config.sessions_max = 32;
     struct bench *b = bench_open(&config);
@@ -587,7 +324,7 @@ Test(relay, floods_stay_within_the_caps)
 /* An undecided target with several offers wants proof of the next opener's address, and takes it. */
 Test(relay, crowded_targets_want_proof)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m, opening;
     cr_assert(reserve(b, 2));
@@ -606,10 +343,28 @@ Test(relay, crowded_targets_want_proof)
     bench_close(b);
 }
 
+/* However often one node asks for another, that one is offered 16 sessions at once and 8 a second. */
+Test(relay, offers_have_a_rate)
+{
+    struct nat_relay_config config = nat_relay_config_default();
+    struct bench *b = bench_open(&config);
+    struct nat_relay_message m;
+    size_t offers = 0;
+    cr_assert(reserve(b, 2));
+    for (int i = 0; i < 1000; i++) {
+        b->now_ns += 10 * MS;
+        cr_assert_eq(say(b, 1, open_message(b, 2)), ERR_OK);
+        offers += heard(b, 2, NAT_RELAY_OFFER, &m);
+    }
+    cr_assert_geq(offers, 80);
+    cr_assert_leq(offers, 16 + 80 + 1 + 20, "a few are repetitions");
+    bench_close(b);
+}
+
 /* One network gets its share of reservations and of openers, and no more; loopback is nobody's network. */
 Test(relay, shares_of_a_network)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m;
     struct net_addr addr = addr_of("44.1.1.1:1");
@@ -632,7 +387,7 @@ Test(relay, shares_of_a_network)
 /* Tables at their caps refuse with the reason, one short of them they do not. */
 Test(relay, full_tables_refuse)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     config.reservations_max = 4;
     config.sessions_max = 6;
     config.sessions_per_client = 3;
@@ -659,7 +414,7 @@ Test(relay, full_tables_refuse)
 /* A reservation ends with its lease, a session with the silence of an end, both with a word to the others. */
 Test(relay, leases_and_silence)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m;
     cr_assert(reserve(b, 2));
@@ -691,7 +446,7 @@ Test(relay, leases_and_silence)
 /* A node that was restarted no longer names its session in its KEEPs: the other end is told. */
 Test(relay, forgotten_sessions_end)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m = {.kind = NAT_RELAY_KEEP, .request = 1};
     cr_assert(reserve(b, 2));
@@ -708,7 +463,7 @@ Test(relay, forgotten_sessions_end)
 /* Switched off, the relay says so and serves nobody; on again, it serves. */
 Test(relay, switched_off_and_on)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct nat_relay_message m;
     cr_assert(reserve(b, 2));
@@ -732,7 +487,7 @@ Test(relay, switched_off_and_on)
 Test(relay, model)
 {
     enum { NODES = 6 };
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     config.client_rate = 0;
     config.total_rate = UINT64_C(1) << 40;
     config.lease_ns = 3600000 * MS;
@@ -800,7 +555,7 @@ Test(relay, model)
 /* Nodes reached through a relay are not served: relays are not stacked.  Nor does the node serve itself. */
 Test(relay, no_relay_behind_a_relay)
 {
-    struct nat_relay_config config = defaults();
+    struct nat_relay_config config = nat_relay_config_default();
     struct bench *b = bench_open(&config);
     struct net_addr addr = node_addr(1);
     addr.via = NET_VIA_RELAY_FIRST;
