@@ -1,25 +1,17 @@
 /* TLS for QUIC: one credentials object with our raw Ed25519 key (RFC 7250), one session a connection, and the
  * check that the peer's key is the id it must be, made inside the handshake. */
 #include <gnutls/crypto.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "net/quic_internal.h"
+#include "net/raw_key.h"
 
 /* TLS 1.3 only, X25519, Ed25519, raw public keys both ways.  AES-128-GCM first; ChaCha20-Poly1305 for CPUs
  * without AES instructions, where it is the faster one. */
 static const char priorities[] =
     "NONE:+VERS-TLS1.3:+AES-128-GCM:+CHACHA20-POLY1305:+AEAD:+GROUP-X25519:+SIGN-EDDSA-ED25519:+COMP-NULL:"
     "+CTYPE-CLI-RAWPK:+CTYPE-SRV-RAWPK:%DISABLE_TLS13_COMPAT_MODE";
-
-/* DER in front of the 32 bytes: SubjectPublicKeyInfo and PKCS#8 of Ed25519 (RFC 8410 s.4 and s.7). */
-static const uint8_t spki_prefix[12] = {0x30, 0x2a, 0x30, 0x05, 0x06, 0x03,
-                                        0x2b, 0x65, 0x70, 0x03, 0x21, 0x00};
-static const uint8_t pkcs8_prefix[16] = {0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06,
-                                         0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20};
-
-enum { SPKI_BYTES = sizeof spki_prefix + ID_BYTES, PKCS8_BYTES = sizeof pkcs8_prefix + NET_SEED_BYTES };
 
 static ngtcp2_conn *ng_of(ngtcp2_crypto_conn_ref *ref)
 {
@@ -32,47 +24,29 @@ static int verify_peer(gnutls_session_t session)
 {
     ngtcp2_crypto_conn_ref *ref = gnutls_session_get_ptr(session);
     struct quic_conn *conn = ref->user_data;
-    unsigned int count = 0;
-    const gnutls_datum_t *keys = gnutls_certificate_get_peers(session, &count);
-    bool right = keys != NULL && count == 1 && keys[0].size == SPKI_BYTES &&
-                 memcmp(keys[0].data, spki_prefix, sizeof spki_prefix) == 0 &&
-                 sodium_memcmp(keys[0].data + sizeof spki_prefix, conn->peer.bytes, ID_BYTES) == 0;
+    struct id shown;
+    bool right = raw_key_peer(session, &shown) && id_equal(&shown, &conn->peer);
     conn->auth_failed = !right;
     return right ? 0 : GNUTLS_E_CERTIFICATE_ERROR;
 }
 
 int quic_tls_init(struct quic *ep, const struct net_identity *identity)
 {
-    uint8_t spki[SPKI_BYTES];
-    uint8_t pkcs8[PKCS8_BYTES];
-    memcpy(spki, spki_prefix, sizeof spki_prefix);
-    memcpy(spki + sizeof spki_prefix, identity->id.bytes, ID_BYTES);
-    memcpy(pkcs8, pkcs8_prefix, sizeof pkcs8_prefix);
-    memcpy(pkcs8 + sizeof pkcs8_prefix, identity->seed, NET_SEED_BYTES);
-    gnutls_datum_t public_key = {.data = spki, .size = sizeof spki};
-    gnutls_datum_t secret_key = {.data = pkcs8, .size = sizeof pkcs8};
-
     char alpn[QUIC_ALPN_BYTES + 1];
     (void)snprintf(alpn, sizeof alpn, "dunlin/1/%08x", (unsigned)ep->cfg.network_id);
     memcpy(ep->alpn, alpn, QUIC_ALPN_BYTES);
 
-    int result = ERR_TLS;
-    if (gnutls_certificate_allocate_credentials(&ep->credentials) != GNUTLS_E_SUCCESS) {
+    int result = raw_key_credentials(identity, &ep->credentials);
+    if (result != ERR_OK) {
         ep->credentials = NULL;
-        goto wipe;
+        return result;
     }
-    if (gnutls_certificate_set_rawpk_key_mem(ep->credentials, &public_key, &secret_key, GNUTLS_X509_FMT_DER,
-                                             NULL, 0, NULL, 0, 0) != GNUTLS_E_SUCCESS)
-        goto wipe;
     gnutls_certificate_set_verify_function(ep->credentials, verify_peer);
     if (gnutls_priority_init(&ep->priority, priorities, NULL) != GNUTLS_E_SUCCESS) {
         ep->priority = NULL;
-        goto wipe;
+        return ERR_TLS;
     }
-    result = ERR_OK;
-wipe:
-    sodium_memzero(pkcs8, sizeof pkcs8);
-    return result;
+    return ERR_OK;
 }
 
 void quic_tls_deinit(struct quic *ep)
