@@ -9,8 +9,7 @@
  * room.  What TCP adds is order, no loss below the queue, and one lost segment delaying all behind it.
  *
  * No sockets and no clock: bytes of the TCP connection go in and out of memory.  Single-threaded.  One link
- * takes TLS_LINK_BYTES at most while it works, and about 12 KiB of GnuTLS's (net/README.md has the figures).
- */
+ * is one block of at most TLS_LINK_BYTES, and 19 KB of GnuTLS's. */
 #ifndef DUNLIN_NET_TLS_LINK_H
 #define DUNLIN_NET_TLS_LINK_H
 
@@ -27,8 +26,8 @@ enum {
     TLS_LINK_DATAGRAM_MAX = 1500,
     TLS_LINK_QUEUE_BYTES = 256 * 1024,  /* frames that wait to be encrypted; more is dropped */
     TLS_LINK_HANDSHAKE_MAX = 16 * 1024, /* bytes a peer may send before it has proven who it is */
-    TLS_LINK_CHORES_BURST = 8,          /* key updates, tickets and the like after the handshake ... */
-    TLS_LINK_BYTES = 352 * 1024,        /* ... one more each TLS_LINK_CHORE_NS */
+    TLS_LINK_CHORES_BURST = 6,          /* key updates, tickets and the like after the handshake ... */
+    TLS_LINK_BYTES = 320 * 1024,        /* ... one more each TLS_LINK_CHORE_NS */
 };
 
 #define TLS_LINK_HANDSHAKE_NS UINT64_C(10000000000) /* from creation to open */
@@ -57,7 +56,7 @@ struct tls_link;
  * ERR_NO_MEMORY; ERR_TLS: the library refused. */
 MUST_USE int tls_link_keys_create(struct tls_link_keys **out, const struct allocator *allocator,
                                   const struct net_identity *identity, uint32_t network_id);
-/* Frees and wipes; NULL is allowed. */
+/* Frees; NULL is allowed. */
 void tls_link_keys_destroy(struct tls_link_keys *keys);
 
 /* Returns an owned link in HANDSHAKE (free with tls_link_destroy).  server: we accepted the connection.
@@ -65,7 +64,7 @@ void tls_link_keys_destroy(struct tls_link_keys *keys);
  * ERR_NO_MEMORY, ERR_TLS: close the connection. */
 MUST_USE int tls_link_create(struct tls_link **out, struct tls_link_keys *keys, bool server,
                              const struct id *expected, uint64_t now_ns);
-/* Frees and wipes; NULL is allowed.  Sends nothing. */
+/* Frees; NULL is allowed.  Sends nothing. */
 void tls_link_destroy(struct tls_link *link);
 
 /* Takes bytes that TCP delivered.  Returns how many were taken: fewer than in.len while datagrams wait for
