@@ -17,7 +17,7 @@
 #define UDP_GRO 104
 #endif
 
-static int err_of_errno(int code)
+int port_error(int code)
 {
     switch (code) {
     case EADDRINUSE:
@@ -36,7 +36,7 @@ static int err_of_errno(int code)
     }
 }
 
-static socklen_t to_sockaddr(const struct net_addr *addr, struct sockaddr_storage *out)
+socklen_t port_to_sockaddr(const struct net_addr *addr, struct sockaddr_storage *out)
 {
     memset(out, 0, sizeof *out);
     if (addr->family == NET_FAMILY_V4) {
@@ -53,7 +53,7 @@ static socklen_t to_sockaddr(const struct net_addr *addr, struct sockaddr_storag
     return sizeof *v6;
 }
 
-static bool from_sockaddr(const struct sockaddr_storage *in, struct net_addr *out)
+bool port_from_sockaddr(const struct sockaddr_storage *in, struct net_addr *out)
 {
     *out = (struct net_addr){0};
     if (in->ss_family == AF_INET) {
@@ -79,7 +79,7 @@ static void set_int(int fd, int level, int name, int value)
     (void)setsockopt(fd, level, name, &value, sizeof value);
 }
 
-static int bind_to(int fd, enum net_family family, uint16_t port, bool loopback)
+int port_bind(int fd, enum net_family family, uint16_t port, bool loopback)
 {
     struct net_addr addr = {.family = (uint8_t)family, .port = port};
     if (loopback && family == NET_FAMILY_V4) {
@@ -89,8 +89,8 @@ static int bind_to(int fd, enum net_family family, uint16_t port, bool loopback)
         addr.ip[15] = 1;
     }
     struct sockaddr_storage storage;
-    socklen_t len = to_sockaddr(&addr, &storage);
-    return bind(fd, (struct sockaddr *)&storage, len) == 0 ? ERR_OK : err_of_errno(errno);
+    socklen_t len = port_to_sockaddr(&addr, &storage);
+    return bind(fd, (struct sockaddr *)&storage, len) == 0 ? ERR_OK : port_error(errno);
 }
 
 int port_open(enum net_family family, uint16_t port, bool loopback, bool offload, bool *receive_offload)
@@ -98,7 +98,7 @@ int port_open(enum net_family family, uint16_t port, bool loopback, bool offload
     int domain = family == NET_FAMILY_V4 ? AF_INET : AF_INET6;
     int fd = socket(domain, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
-        return err_of_errno(errno);
+        return port_error(errno);
     int only = 1;
     if (family == NET_FAMILY_V6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only) != 0) {
         (void)close(fd);
@@ -114,7 +114,7 @@ int port_open(enum net_family family, uint16_t port, bool loopback, bool offload
         set_int(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);
     int one = 1;
     *receive_offload = offload && setsockopt(fd, IPPROTO_UDP, UDP_GRO, &one, sizeof one) == 0;
-    int result = bind_to(fd, family, port, loopback);
+    int result = port_bind(fd, family, port, loopback);
     if (result != ERR_OK) {
         (void)close(fd);
         return result;
@@ -134,7 +134,7 @@ int port_number(int fd, uint16_t *port)
     struct sockaddr_storage storage;
     socklen_t len = sizeof storage;
     struct net_addr addr;
-    if (getsockname(fd, (struct sockaddr *)&storage, &len) != 0 || !from_sockaddr(&storage, &addr))
+    if (getsockname(fd, (struct sockaddr *)&storage, &len) != 0 || !port_from_sockaddr(&storage, &addr))
         return ERR_IO;
     *port = addr.port;
     return ERR_OK;
@@ -174,7 +174,7 @@ bool port_message(const struct port_inbox *inbox, int i, struct port_message *ou
         if (size > 0 && (size_t)size < out->len)
             out->segment_size = (size_t)size;
     }
-    return from_sockaddr(&inbox->from[i], &out->from);
+    return port_from_sockaddr(&inbox->from[i], &out->from);
 }
 
 static int err_of_send(int code, bool segmented)
@@ -208,7 +208,7 @@ static int err_of_send(int code, bool segmented)
 int port_send(int fd, const struct net_addr *to, const uint8_t *data, size_t len, size_t segment_size)
 {
     struct sockaddr_storage storage;
-    socklen_t storage_len = to_sockaddr(to, &storage);
+    socklen_t storage_len = port_to_sockaddr(to, &storage);
     struct iovec slice = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
     _Alignas(struct cmsghdr) uint8_t control[CMSG_SPACE(sizeof(uint16_t))] = {0};
     struct msghdr head = {

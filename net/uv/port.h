@@ -1,4 +1,5 @@
-/* One UDP socket of one address family: the system calls and nothing else.  Private to net/uv. */
+/* One UDP socket of one address family: the system calls and nothing else.  Private to net/uv; TCP shares
+ * the addresses and errors. */
 #ifndef DUNLIN_NET_UV_PORT_H
 #define DUNLIN_NET_UV_PORT_H
 
@@ -30,6 +31,13 @@ struct port_message {
     size_t len, segment_size;
 };
 
+/* What net_uv_socket_open says of an errno of socket or bind. */
+int port_error(int code);
+/* Between our addresses and the system's; from: false when it is neither IPv4 nor IPv6, via is 0. */
+socklen_t port_to_sockaddr(const struct net_addr *addr, struct sockaddr_storage *out);
+bool port_from_sockaddr(const struct sockaddr_storage *in, struct net_addr *out);
+/* Binds to any address, or to the loopback's.  Errors as port_error. */
+int port_bind(int fd, enum net_family family, uint16_t port, bool loopback);
 /* Opens and binds; returns the descriptor.  port 0: any.  *receive_offload tells whether UDP_GRO is on.
  * Errors as net_uv_socket_open. */
 int port_open(enum net_family family, uint16_t port, bool loopback, bool offload, bool *receive_offload);
