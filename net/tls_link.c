@@ -63,8 +63,7 @@ struct tls_link {
 
 static_assert(sizeof(struct tls_link) <= TLS_LINK_BYTES, "the header tells how large a link is");
 
-/* --- what GnuTLS calls -----------------------------------------------------------------------------------
- */
+/* --- what GnuTLS calls -------------------------------------------------------------------------------- */
 
 /* Nonzero ends the handshake with an alert. */
 static int verify_peer(gnutls_session_t session)
@@ -132,8 +131,7 @@ static int on_message(gnutls_session_t session, unsigned int type, unsigned int 
     return 0;
 }
 
-/* --- keys ------------------------------------------------------------------------------------------------
- */
+/* --- keys --------------------------------------------------------------------------------------------- */
 
 int tls_link_keys_create(struct tls_link_keys **out, const struct allocator *allocator,
                          const struct net_identity *identity, uint32_t network_id)
@@ -174,8 +172,7 @@ void tls_link_keys_destroy(struct tls_link_keys *keys)
     allocator_release(&allocator, keys);
 }
 
-/* --- life ------------------------------------------------------------------------------------------------
- */
+/* --- life --------------------------------------------------------------------------------------------- */
 
 static void finish(struct tls_link *link, int reason)
 {
@@ -349,8 +346,7 @@ void tls_link_destroy(struct tls_link *link)
     allocator_release(&allocator, link);
 }
 
-/* --- in --------------------------------------------------------------------------------------------------
- */
+/* --- in ----------------------------------------------------------------------------------------------- */
 
 /* Decrypts one record's data. */
 static void receive(struct tls_link *link)
@@ -417,8 +413,7 @@ bool tls_link_poll(struct tls_link *link, struct bytes *datagram)
     return true;
 }
 
-/* --- out -------------------------------------------------------------------------------------------------
- */
+/* --- out ---------------------------------------------------------------------------------------------- */
 
 int tls_link_send(struct tls_link *link, uint64_t now_ns, struct bytes datagram)
 {
@@ -474,8 +469,7 @@ void tls_link_written(struct tls_link *link, uint64_t now_ns, size_t len)
         link->out_begin = link->out_end = 0;
 }
 
-/* --- time ------------------------------------------------------------------------------------------------
- */
+/* --- time --------------------------------------------------------------------------------------------- */
 
 static bool output_waits(const struct tls_link *link)
 {
@@ -531,8 +525,7 @@ void tls_link_end(struct tls_link *link, int reason)
     finish(link, reason);
 }
 
-/* --- queries ---------------------------------------------------------------------------------------------
- */
+/* --- queries ------------------------------------------------------------------------------------------ */
 
 enum tls_link_state tls_link_state(const struct tls_link *link)
 {

@@ -9,8 +9,7 @@
  * room.  What TCP adds is order, no loss below the queue, and one lost segment delaying all behind it.
  *
  * No sockets and no clock: bytes of the TCP connection go in and out of memory.  Single-threaded.  One link
- * takes TLS_LINK_BYTES at most while it works, and about 12 KiB of GnuTLS's (net/README.md has the figures).
- */
+ * is one block of at most TLS_LINK_BYTES, and 19 KB of GnuTLS's. */
 #ifndef DUNLIN_NET_TLS_LINK_H
 #define DUNLIN_NET_TLS_LINK_H
 
@@ -28,7 +27,7 @@ enum {
     TLS_LINK_QUEUE_BYTES = 256 * 1024,  /* frames that wait to be encrypted; more is dropped */
     TLS_LINK_HANDSHAKE_MAX = 16 * 1024, /* bytes a peer may send before it has proven who it is */
     TLS_LINK_CHORES_BURST = 6,          /* key updates, tickets and the like after the handshake ... */
-    TLS_LINK_BYTES = 352 * 1024,        /* ... one more each TLS_LINK_CHORE_NS */
+    TLS_LINK_BYTES = 320 * 1024,        /* ... one more each TLS_LINK_CHORE_NS */
 };
 
 #define TLS_LINK_HANDSHAKE_NS UINT64_C(10000000000) /* from creation to open */

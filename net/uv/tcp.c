@@ -16,12 +16,14 @@ static_assert(TCP_LINKS < UINT8_MAX, "via_link holds an index and one");
 
 struct net_uv_tcp_config net_uv_tcp_config_default(void)
 {
-    return (struct net_uv_tcp_config){
-        .listen = true, .v4 = true, .v6 = true, .half_open_group_max = NET_UV_TCP_HALF_OPEN_GROUP_MAX};
+    return (struct net_uv_tcp_config){.listen = true,
+                                      .v4 = true,
+                                      .v6 = true,
+                                      .half_open_group_max = NET_UV_TCP_HALF_OPEN_GROUP_MAX,
+                                      .evict_ns = NET_UV_TCP_EVICT_NS};
 }
 
-/* --- numbers ---------------------------------------------------------------------------------------------
- */
+/* --- numbers ------------------------------------------------------------------------------------------ */
 
 int tcp_via_take(struct net_uv_tcp *tcp, uint64_t now_ns, struct tcp_link *link)
 {
@@ -62,8 +64,7 @@ static struct tcp_link *link_to_change(struct net_uv_tcp *tcp, uint16_t via)
     return link == NULL ? NULL : &tcp->links[link - tcp->links];
 }
 
-/* --- limits ----------------------------------------------------------------------------------------------
- */
+/* --- limits ------------------------------------------------------------------------------------------- */
 
 size_t tcp_count(const struct net_uv_tcp *tcp, bool outgoing, unsigned mask)
 {
@@ -77,7 +78,7 @@ size_t tcp_count(const struct net_uv_tcp *tcp, bool outgoing, unsigned mask)
 bool tcp_evict(struct net_uv_tcp *tcp, uint64_t now_ns, bool outgoing)
 {
     struct tcp_link *idlest = NULL;
-    uint64_t used_ns = now_ns >= NET_UV_TCP_EVICT_NS ? now_ns - NET_UV_TCP_EVICT_NS : 0;
+    uint64_t used_ns = now_ns >= tcp->cfg.evict_ns ? now_ns - tcp->cfg.evict_ns : 0;
     for (size_t i = 0; i < TCP_LINKS; i++) {
         struct tcp_link *link = &tcp->links[i];
         if (link->state != TCP_LINK_OPEN || link->outgoing != outgoing ||
@@ -93,8 +94,7 @@ bool tcp_evict(struct net_uv_tcp *tcp, uint64_t now_ns, bool outgoing)
     return true;
 }
 
-/* --- turning ---------------------------------------------------------------------------------------------
- */
+/* --- turning ------------------------------------------------------------------------------------------ */
 
 static void arm(struct net_uv_tcp *tcp, uint64_t now_ns)
 {
@@ -168,8 +168,7 @@ static void on_due(void *user, uint64_t now_ns)
     tcp_stir(tcp, now_ns);
 }
 
-/* --- life ------------------------------------------------------------------------------------------------
- */
+/* --- life --------------------------------------------------------------------------------------------- */
 
 static const char *explain(int result)
 {
@@ -290,8 +289,7 @@ int net_uv_tcp_open(struct net_uv_tcp **out, uv_loop_t *loop, const struct net_u
     return ERR_OK;
 }
 
-/* --- commands --------------------------------------------------------------------------------------------
- */
+/* --- commands ----------------------------------------------------------------------------------------- */
 
 static bool same_place(const struct net_addr *a, const struct net_addr *b)
 {
@@ -380,8 +378,7 @@ int net_uv_tcp_send(struct net_uv_tcp *tcp, const struct net_addr *to, const uin
     return result;
 }
 
-/* --- queries ---------------------------------------------------------------------------------------------
- */
+/* --- queries ------------------------------------------------------------------------------------------ */
 
 bool net_uv_tcp_ready(const struct net_uv_tcp *tcp, uint16_t via)
 {

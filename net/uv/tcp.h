@@ -31,7 +31,7 @@ enum {
     NET_UV_TCP_READY_BYTES = 64 * 1024, /* more than this waiting: not ready for bulk */
 };
 
-#define NET_UV_TCP_EVICT_NS UINT64_C(10000000000) /* without a datagram: a link may give way to a new one */
+#define NET_UV_TCP_EVICT_NS UINT64_C(10000000000) /* evict_ns by default */
 #define NET_UV_TCP_REST_NS  UINT64_C(60000000000) /* before a via number names another link */
 
 struct net_uv_tcp_info {
@@ -67,6 +67,7 @@ struct net_uv_tcp_config {
     bool v4;
     bool v6; /* skipped without an error when the machine has no IPv6 and v4 is set too */
     size_t half_open_group_max;
+    uint64_t evict_ns; /* without a datagram for so long: a link may give way to a new one */
     struct net_uv_tcp_callbacks callbacks;
 };
 

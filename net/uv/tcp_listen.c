@@ -16,8 +16,7 @@ enum {
 #define PAUSE_NS         SECOND_NS       /* after running out of descriptors */
 #define HALF_OPEN_MIN_NS (2 * SECOND_NS) /* a half-open link has so long before it gives way */
 
-/* --- letting in ------------------------------------------------------------------------------------------
- */
+/* --- letting in --------------------------------------------------------------------------------------- */
 
 static bool within_rate(struct net_uv_tcp *tcp, uint64_t now_ns)
 {
@@ -131,8 +130,7 @@ int tcp_listen_admit(struct net_uv_tcp *tcp, uint64_t now_ns, struct tcp_link *l
     return tcp_via_take(tcp, now_ns, link);
 }
 
-/* --- opening ---------------------------------------------------------------------------------------------
- */
+/* --- opening ------------------------------------------------------------------------------------------ */
 
 void tcp_listen_close(struct net_uv_tcp *tcp)
 {

@@ -17,8 +17,7 @@ enum { READER_CAP = 4096, STEPS_MAX = 200 };
 
 #define CHECK(condition) ((condition) ? (void)0 : abort())
 
-/* --- frames ----------------------------------------------------------------------------------------------
- */
+/* --- frames ------------------------------------------------------------------------------------------- */
 
 /* The naive parser: the datagram at *at, an empty one when there is no whole one left, ERR_TOO_LARGE. */
 static int naive(struct bytes in, size_t *at, struct bytes *datagram)
@@ -68,8 +67,7 @@ static void frames(struct bytes in, size_t piece)
     }
 }
 
-/* --- links -----------------------------------------------------------------------------------------------
- */
+/* --- links -------------------------------------------------------------------------------------------- */
 
 struct end {
     struct net_identity identity;

@@ -23,8 +23,7 @@ static void open_pair(struct tls_pair *pair)
     cr_assert(is_open(pair));
 }
 
-/* --- datagrams whose content follows from their number ---------------------------------------------------
- */
+/* --- datagrams whose content follows from their number ------------------------------------------------ */
 
 struct sequence {
     struct rng_seeded stream;
@@ -60,8 +59,7 @@ static void expect_sequence(struct tls_pair_end *end, struct sequence *sequence,
     end->user = sequence;
 }
 
-/* --- that it works ---------------------------------------------------------------------------------------
- */
+/* --- that it works ------------------------------------------------------------------------------------ */
 
 Test(tls_link, ids_are_proven_on_both_sides)
 {
@@ -220,8 +218,7 @@ Test(tls_link, pings_and_idle_ends)
     tls_pair_close(&pair);
 }
 
-/* --- that it works for nobody else -----------------------------------------------------------------------
- */
+/* --- that it works for nobody else -------------------------------------------------------------------- */
 
 static void expect_ends(struct tls_pair *pair, int client, int server)
 {
@@ -268,8 +265,7 @@ Test(tls_link, another_network)
     expect_ends(&pair, ERR_NETWORK, ERR_NETWORK);
 }
 
-/* --- a TLS client of any kind against our accepter --------------------------------------------------------
- */
+/* --- a TLS client of any kind against our accepter ---------------------------------------------------- */
 
 struct stranger {
     gnutls_session_t session;
@@ -475,8 +471,7 @@ Test(tls_link, oversize_frames)
     }
 }
 
-/* --- bytes that are no TLS, or too slow -------------------------------------------------------------------
- */
+/* --- bytes that are no TLS, or too slow --------------------------------------------------------------- */
 
 /* Whatever comes, the accepter takes a bounded number of bytes before it gives up, and says at most an alert.
  */
@@ -557,8 +552,7 @@ Test(tls_link, changed_records)
     }
 }
 
-/* --- memory ----------------------------------------------------------------------------------------------
- */
+/* --- memory ------------------------------------------------------------------------------------------- */
 
 Test(tls_link, no_memory_is_an_error)
 {
@@ -575,8 +569,7 @@ Test(tls_link, no_memory_is_an_error)
     cr_assert_eq(counter.live, 0);
 }
 
-/* --- the frame parser and queue against naive ones ---------------------------------------------------------
- */
+/* --- the frame parser and queue against naive ones ---------------------------------------------------- */
 
 Test(tls_link, the_frame_queue_keeps_order_and_bounds)
 {

@@ -2,7 +2,6 @@
  * back instead of growing, and floods of strangers are turned away while the links that stand go on. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
-#include <fcntl.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
@@ -177,8 +176,7 @@ static void close_two(struct node *a, struct node *b, uv_loop_t *loop)
     finish(loop);
 }
 
-/* --- that it works ---------------------------------------------------------------------------------------
- */
+/* --- that it works ------------------------------------------------------------------------------------ */
 
 static void exchange(enum net_family family)
 {
@@ -314,8 +312,7 @@ Test(uv_tcp, back_pressure)
     finish(&other);
 }
 
-/* --- that it works for nobody else -----------------------------------------------------------------------
- */
+/* --- that it works for nobody else -------------------------------------------------------------------- */
 
 Test(uv_tcp, another_id_than_dialled)
 {
@@ -490,6 +487,69 @@ Test(uv_tcp, one_id_has_two_links_at_most)
     finish(&loop);
 }
 
+/* All places are taken by links in use: the next peer is turned away.  When one has been idle for long enough
+ * it gives way, the longest idle one first. */
+Test(uv_tcp, incoming_links_are_limited)
+{
+    enum { PEERS = NET_UV_TCP_INCOMING_MAX + 1 };
+    static struct node server;
+    static struct node peers[PEERS];
+    uv_loop_t loop;
+    cr_assert_eq(uv_loop_init(&loop), 0);
+    struct net_uv_tcp_config hour = config(&server, 200);
+    hour.evict_ns = UINT64_C(3600000000000); /* however slow this machine is */
+    cr_assert_eq(net_uv_tcp_open(&server.tcp, &loop, &hour, NULL), ERR_OK);
+    for (size_t i = 0; i < PEERS; i++) {
+        struct net_uv_tcp_config cfg = config(&peers[i], (uint8_t)i);
+        cfg.listen = false;
+        cr_assert_eq(net_uv_tcp_open(&peers[i].tcp, &loop, &cfg, NULL), ERR_OK);
+        (void)dial(&peers[i], &server);
+        run_until(&loop, i < PEERS - 1 ? &peers[i].ups : &peers[i].downs, 1);
+    }
+    cr_assert_eq(peers[PEERS - 1].reason, ERR_CLOSED);
+    cr_assert_eq(peers[PEERS - 1].ups, 0);
+    cr_assert_eq(net_uv_tcp_stats(server.tcp).incoming, NET_UV_TCP_INCOMING_MAX);
+    cr_assert_eq(server.downs, 0);
+    peers[0].to_send = 1;
+    push(&peers[0]); /* all but this one were last used when they were made */
+    server.up = (struct net_uv_tcp_info){0};
+    cr_assert(net_uv_tcp_find(server.tcp, &peers[0].identity.id, &server.up));
+    run_until(&loop, &server.datagrams, 1);
+    cr_assert(!tcp_evict(server.tcp, uv_hrtime(), true), "none is outgoing");
+    cr_assert(tcp_evict(server.tcp, uv_hrtime() + hour.evict_ns, false));
+    run_until(&loop, &peers[1].downs, 1);
+    cr_assert(server.downs == 1 && server.reason == ERR_FULL &&
+              id_equal(&server.down.peer, &peers[1].identity.id));
+    for (size_t i = 0; i < PEERS; i++)
+        net_uv_tcp_close(peers[i].tcp);
+    net_uv_tcp_close(server.tcp);
+    finish(&loop);
+}
+
+/* The timer ends what the core gives up: a stranger that has said nothing since nearly ten seconds ago. */
+Test(uv_tcp, silent_strangers_time_out)
+{
+    static struct node b;
+    uv_loop_t loop;
+    int pair[2];
+    cr_assert_eq(uv_loop_init(&loop), 0);
+    node_open(&b, &loop, 2);
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+    struct net_addr from = loopback(NET_FAMILY_V4, 9);
+    uint64_t began_ns = uv_hrtime() - TLS_LINK_HANDSHAKE_NS + UINT64_C(50000000);
+    struct tcp_link *link = tcp_link_place(b.tcp);
+    cr_assert_eq(tcp_link_begin(link, began_ns, pair[0], TCP_LINK_HALF_OPEN, &from, NULL), ERR_OK);
+    tcp_link_touch(link);
+    cr_assert_eq(net_uv_tcp_stats(b.tcp).half_open, 1);
+    run_until_half_open(&loop, &b, 0);
+    cr_assert_geq(uv_hrtime(), began_ns + TLS_LINK_HANDSHAKE_NS);
+    char byte;
+    cr_assert_eq(read(pair[1], &byte, 1), 0, "closed");
+    (void)close(pair[1]);
+    net_uv_tcp_close(b.tcp);
+    finish(&loop);
+}
+
 Test(uv_tcp, dials_are_limited)
 {
     static struct node a, b;
@@ -515,8 +575,7 @@ Test(uv_tcp, dials_are_limited)
     finish(&other);
 }
 
-/* --- ports ------------------------------------------------------------------------------------------------
- */
+/* --- ports -------------------------------------------------------------------------------------------- */
 
 /* A main port that is taken is an error with a reason; an extra one that is taken is told and no more; one
  * that is free is served like the main one. */
@@ -568,8 +627,7 @@ Test(uv_tcp, dialling_without_listening)
     close_two(&a, &b, &loop);
 }
 
-/* --- owners that act inside callbacks ---------------------------------------------------------------------
- */
+/* --- owners that act inside callbacks ----------------------------------------------------------------- */
 
 Test(uv_tcp, closed_by_its_own_callbacks)
 {
@@ -597,8 +655,7 @@ Test(uv_tcp, closed_by_its_own_callbacks)
     }
 }
 
-/* --- numbers ----------------------------------------------------------------------------------------------
- */
+/* --- numbers ------------------------------------------------------------------------------------------ */
 
 /* Against a plain table of when each number was given back: no number names two links within a minute, those
  * of strangers run out before those of our dials are touched, and all come back. */
