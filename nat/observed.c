@@ -11,7 +11,7 @@ void nat_observed_init(struct nat_observed *observed, size_t agree, uint64_t rep
     observed->report_life_ns = report_life_ns;
 }
 
-enum { SCOPES = 3, GLOBAL_AT = 2, NO_SLOT = NAT_OBSERVED_SLOTS };
+enum { SCOPES = 3, GLOBAL_AT = 2, NO_SLOT = NAT_OBSERVED_SLOTS, ALL_BUT_ONE_MIN = 3 };
 
 static_assert(NAT_OBSERVED_SLOTS == 2 * SCOPES, "a slot per family and scope");
 
@@ -98,7 +98,8 @@ int nat_observed_report(struct nat_observed *observed, uint64_t now_ns, const st
 {
     enum net_scope scope = net_addr_scope(seen);
     size_t index = slot_of(seen->family, scope);
-    if (index == NO_SLOT || observer->family != seen->family || net_addr_scope(observer) != scope)
+    if (index == NO_SLOT || observer->family != seen->family || net_addr_scope(observer) != scope ||
+        observer->via != NET_VIA_MAIN)
         return ERR_REFUSED;
     struct nat_observed_slot *slot = &observed->slots[index];
     forget(slot, now_ns, observed->report_life_ns);
@@ -145,12 +146,20 @@ enum nat_mapping nat_observed_mapping(const struct nat_observed *observed, enum 
     const struct nat_observed_slot *slot = &observed->slots[slot_of((uint8_t)family, NET_SCOPE_GLOBAL)];
     if (slot->report_count < 2)
         return NAT_MAPPING_UNKNOWN;
+    size_t agree = 0;
     bool varies = false;
-    for (size_t i = 1; i < slot->report_count; i++) {
-        if (memcmp(slot->reports[i].seen.ip, slot->reports[0].seen.ip, sizeof slot->reports[0].seen.ip) != 0)
-            return NAT_MAPPING_UNKNOWN; /* several outer addresses, or someone lies */
-        varies |= slot->reports[i].seen.port != slot->reports[0].seen.port;
+    bool several = false;
+    for (size_t i = 0; i < slot->report_count; i++) {
+        const struct net_addr *seen = &slot->reports[i].seen;
+        size_t same = support(slot, seen);
+        agree = same > agree ? same : agree;
+        varies |= seen->port != slot->reports[0].seen.port;
+        several |= memcmp(seen->ip, slot->reports[0].seen.ip, sizeof seen->ip) != 0;
     }
+    if (agree >= ALL_BUT_ONE_MIN && agree + 1 >= slot->report_count)
+        return NAT_MAPPING_STABLE; /* one alone may lie */
+    if (several)
+        return NAT_MAPPING_UNKNOWN; /* several outer addresses, or several lie */
     return varies ? NAT_MAPPING_VARIES : NAT_MAPPING_STABLE;
 }
 

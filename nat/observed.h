@@ -46,14 +46,16 @@ struct nat_observed_event {
 /* How the NAT in front of us picks outer ports, judged by global reports. */
 enum nat_mapping {
     NAT_MAPPING_UNKNOWN, /* fewer than two groups reported */
-    NAT_MAPPING_STABLE,  /* all groups see one port: endpoint-independent, or no NAT */
+    NAT_MAPPING_STABLE,  /* all groups, or all but one of four or more, see one port: endpoint-independent, or
+                            no NAT */
     NAT_MAPPING_VARIES,  /* one address, several ports: punching needs more than an observed address */
 };
 
 /* agree: distinct groups needed for a global address, at least 1 (asserted).  Reports live report_life_ns. */
 void nat_observed_init(struct nat_observed *observed, size_t agree, uint64_t report_life_ns);
 /* The observer, at this address, sees us at `seen`.  ERR_REFUSED: not to be believed from there (scopes or
- * families differ, or no unicast address): ignore. */
+ * families differ, or no unicast address), or not about the main socket (it reached us by an auxiliary one, a
+ * TCP link or a relay, which have ports of their own): ignore. */
 MUST_USE int nat_observed_report(struct nat_observed *observed, uint64_t now_ns,
                                  const struct net_addr *observer, const struct net_addr *seen);
 /* Forgets reports that are too old.  Call it about once a minute. */

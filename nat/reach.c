@@ -111,6 +111,7 @@ bool reach_queue(struct nat_reach *reach, uint64_t due_ns, const struct id *peer
                                     .to = *to,
                                     .kind = kind,
                                     .body = *body};
+        reach->send_count++;
         return true;
     }
     reach->stats.dropped_full++;
@@ -283,7 +284,7 @@ uint64_t nat_reach_deadline_ns(const struct nat_reach *reach)
         if (reach->own[i].used)
             next_ns = reach_min(next_ns, reach->own[i].due_ns);
     }
-    for (size_t i = 0; i < REACH_SENDS_MAX; i++) {
+    for (size_t i = 0; i < REACH_SENDS_MAX && reach->send_count > 0; i++) {
         if (reach->sends[i].used)
             next_ns = reach_min(next_ns, reach->sends[i].due_ns);
     }
@@ -364,7 +365,7 @@ bool nat_reach_poll_send(struct nat_reach *reach, uint64_t now_ns, struct net_me
 {
     for (;;) {
         struct reach_send *next = NULL;
-        for (size_t i = 0; i < REACH_SENDS_MAX; i++) {
+        for (size_t i = 0; i < REACH_SENDS_MAX && reach->send_count > 0; i++) {
             struct reach_send *at = &reach->sends[i];
             if (at->used && at->due_ns <= now_ns && (next == NULL || at->order < next->order))
                 next = at;
@@ -372,6 +373,7 @@ bool nat_reach_poll_send(struct nat_reach *reach, uint64_t now_ns, struct net_me
         if (next == NULL)
             return false;
         next->used = false;
+        reach->send_count--;
         if (!is_held(reach, next))
             continue;
         out->peer = next->peer;
@@ -435,8 +437,14 @@ void nat_reach_check_invariants(const struct nat_reach *reach)
         for (size_t k = 0; k < i && own->used; k++)
             ASSERT(!reach->own[k].used || !net_addr_equal(&reach->own[k].addr, &own->addr));
     }
+    size_t jobs = 0;
+    size_t sends = 0;
     for (size_t i = 0; i < REACH_JOBS_MAX; i++) {
         const struct reach_job *job = &reach->jobs[i];
+        jobs += job->used;
         ASSERT(!job->used || net_addr_scope(&job->target) == NET_SCOPE_GLOBAL);
     }
+    for (size_t i = 0; i < REACH_SENDS_MAX; i++)
+        sends += reach->sends[i].used;
+    ASSERT(jobs == reach->job_count && sends == reach->send_count);
 }

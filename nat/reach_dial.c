@@ -93,6 +93,8 @@ static void conclude(struct nat_reach *reach, uint64_t now_ns, struct reach_own 
     own->attempt = REACH_ATTEMPT_NONE;
     own->due_ns = now_ns + reach_jitter(reach, wait_ns);
     reach->stats.verdicts++;
+    trace_emit(&reach->config.trace, TRACE_NAT_VERDICT, now_ns, NULL, (int64_t)own->successes,
+               (int64_t)own->failures, ERR_OK);
     if (filtering != NAT_REACH_FILTERING_UNKNOWN) {
         reach->profile_tell[family] |= reach->profiles[family].filtering != filtering;
         reach->profiles[family].filtering = filtering;

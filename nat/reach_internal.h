@@ -212,6 +212,7 @@ struct nat_reach {
     struct reach_watch watches[REACH_FAMILIES];
     struct reach_own own[NAT_REACH_ADDRS_MAX];
     struct reach_job jobs[REACH_JOBS_MAX];
+    size_t job_count; /* used ones */
     struct reach_aux aux[REACH_FAMILIES];
     struct reach_want wants[REACH_WANTS];
     struct nat_reach_profile profiles[REACH_FAMILIES];
@@ -219,6 +220,7 @@ struct nat_reach {
     uint32_t next_token;
     uint64_t next_order;
     struct reach_send sends[REACH_SENDS_MAX];
+    size_t send_count; /* used ones: mostly none, and then nothing is searched */
     struct ring release_ring;
     uint16_t releases[REACH_RELEASES_MAX];
     struct ring seen_ring;

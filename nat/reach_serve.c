@@ -132,6 +132,7 @@ int reach_serve_dialback(struct nat_reach *reach, uint64_t now_ns, const struct 
         refusal(reach, now_ns, message, body->nonce, REACH_CODE_BUSY);
         return ERR_FULL;
     }
+    reach->job_count++;
     *job = (struct reach_job){.used = true,
                               .waiting = true,
                               .asker = message->peer,
@@ -165,6 +166,7 @@ int reach_serve_forward(struct nat_reach *reach, uint64_t now_ns, const struct n
     struct reach_job *job = job_new(reach);
     if (job == NULL)
         return ERR_FULL;
+    reach->job_count++;
     *job = (struct reach_job){.used = true,
                               .asker = body->asker,
                               .from = message->addr,
@@ -206,12 +208,14 @@ void reach_serve_tick(struct nat_reach *reach, uint64_t now_ns)
             aux->via = NET_VIA_MAIN;
         }
     }
-    for (size_t i = 0; i < REACH_JOBS_MAX; i++) {
+    for (size_t i = 0; i < REACH_JOBS_MAX && reach->job_count > 0; i++) {
         struct reach_job *job = &reach->jobs[i];
         if (job->used && job->waiting && now_ns - job->since_ns >= aux_wait_ns)
             do_job(reach, now_ns, job);
-        if (job->used && now_ns - job->since_ns >= job_life_ns)
+        if (job->used && now_ns - job->since_ns >= job_life_ns) {
             job->used = false;
+            reach->job_count--;
+        }
     }
     for (size_t family = 0; family < REACH_FAMILIES; family++) {
         struct reach_want *want = &reach->wants[REACH_FOR_AUX + family];
@@ -223,7 +227,7 @@ void reach_serve_tick(struct nat_reach *reach, uint64_t now_ns)
 uint64_t reach_serve_deadline(const struct nat_reach *reach)
 {
     uint64_t next_ns = REACH_NEVER;
-    for (size_t i = 0; i < REACH_JOBS_MAX; i++) {
+    for (size_t i = 0; i < REACH_JOBS_MAX && reach->job_count > 0; i++) {
         const struct reach_job *job = &reach->jobs[i];
         if (job->used)
             next_ns = reach_min(next_ns, job->since_ns + (job->waiting ? aux_wait_ns : job_life_ns));

@@ -148,6 +148,8 @@ static void finish(struct nat_reach *reach, uint64_t now_ns, size_t family)
                             reach->main_mapping[family] == NAT_MAPPING_VARIES;
     reach->profile_tell[family] |= survey->asked || differs(&before, profile);
     reach->stats.surveys++;
+    trace_emit(&reach->config.trace, TRACE_NAT_SURVEY, now_ns, NULL, (int64_t)profile->observers,
+               profile->step, ERR_OK);
     survey->state = REACH_SURVEY_IDLE;
     survey->asked = false;
     survey->due_ns =

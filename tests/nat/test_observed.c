@@ -125,6 +125,34 @@ Test(observed, mapping)
     cr_expect_eq(nat_observed_mapping(&observed, NET_FAMILY_V4), NAT_MAPPING_UNKNOWN);
 }
 
+Test(observed, one_dissenter_of_four_does_not_make_a_stable_mapping_vary)
+{
+    static struct nat_observed observed;
+    nat_observed_init(&observed, 2, life_ns);
+    (void)report(&observed, 0, "198.51.100.1:1", "192.0.2.7:9");
+    (void)report(&observed, 0, "203.0.113.1:1", "192.0.2.7:1");
+    (void)report(&observed, 0, "198.18.0.1:1", "192.0.2.7:1");
+    cr_expect_eq(nat_observed_mapping(&observed, NET_FAMILY_V4), NAT_MAPPING_VARIES);
+    (void)report(&observed, 0, "198.18.1.1:1", "192.0.2.7:1");
+    cr_expect_eq(nat_observed_mapping(&observed, NET_FAMILY_V4), NAT_MAPPING_STABLE);
+    (void)report(&observed, 0, "198.18.2.1:1", "192.0.2.7:4");
+    cr_expect_eq(nat_observed_mapping(&observed, NET_FAMILY_V4), NAT_MAPPING_VARIES, "two are too many");
+}
+
+Test(observed, only_what_concerns_the_main_socket_counts)
+{
+    static const uint16_t vias[] = {NET_VIA_AUX_FIRST, NET_VIA_TCP_FIRST, NET_VIA_RELAY_FIRST};
+    static struct nat_observed observed;
+    nat_observed_init(&observed, 1, life_ns);
+    for (size_t i = 0; i < 3; i++) {
+        struct net_addr observer = at("198.51.100.1:1");
+        struct net_addr seen = at("192.0.2.7:4242");
+        observer.via = vias[i];
+        cr_expect_eq(nat_observed_report(&observed, 1, &observer, &seen), ERR_REFUSED);
+    }
+    cr_expect(known_as(&observed, NULL));
+}
+
 /* Model: with fewer liars than honest groups the honest address is known, in whatever order they speak. */
 Test(observed, a_minority_of_liars_never_wins)
 {

@@ -394,3 +394,130 @@ Test(reach, watching_costs_what_it_says)
     cr_expect_leq(nat_reach_stats(w.nodes[0].reach).observes_sent - end, 5, "nothing but a survey");
     world_close(&w);
 }
+
+/* The same world at 2a01:i::1. */
+static void move_to_v6(struct world *w)
+{
+    for (size_t i = 0; i < w->node_count; i++) {
+        w->nodes[i].at = at("[2a01:1::1]:4242");
+        w->nodes[i].at.ip[3] = i == 0 ? 200 : (uint8_t)i;
+    }
+}
+
+Test(reach, ipv6_is_judged_apart)
+{
+    static const struct nat_kind *const kinds[] = {&none, &firewall};
+    static struct world w;
+    for (size_t k = 0; k < 2; k++) {
+        world_open(&w, kinds[k], 9, 3);
+        move_to_v6(&w);
+        nat_reach_locals(w.nodes[0].reach, w.now_ns, &w.nodes[0].at, 1);
+        introduce(&w, 1, 5);
+        struct net_addr own = w.nodes[0].at;
+        cr_assert_eq(nat_reach_verify(w.nodes[0].reach, w.now_ns, &own), ERR_OK);
+        run(&w, SEC(60));
+        struct nat_reach_profile six = nat_reach_profile(w.nodes[0].reach, NET_FAMILY_V6);
+        cr_expect_eq(six.mapping, NAT_REACH_MAPPING_NONE);
+        cr_expect_eq(six.reachable, k == 0 ? NAT_REACH_REACHABLE : NAT_REACH_UNREACHABLE);
+        cr_expect_eq(profile(&w).mapping, NAT_REACH_MAPPING_UNKNOWN);
+        cr_expect_eq(profile(&w).surveyed_ns, 0);
+        world_close(&w);
+    }
+}
+
+Test(reach, a_new_outer_address_starts_anew)
+{
+    static struct world w;
+    verify(&w, &life_20s, 10, 5, 6);
+    (void)verdict(&w);
+    nat_reach_watch(w.nodes[0].reach, w.now_ns, true);
+    run(&w, SEC(90));
+    cr_assert_neq(profile(&w).life_ns, 0);
+    uint64_t surveys = nat_reach_stats(w.nodes[0].reach).surveys;
+    uint64_t verdicts = nat_reach_stats(w.nodes[0].reach).verdicts;
+    w.nodes[0].at.ip[2] = 201;
+    w.kind = port_cone;
+    struct net_addr seen = main_seen(&w);
+    nat_reach_observed(w.nodes[0].reach, w.now_ns, NET_FAMILY_V4, &seen, NAT_MAPPING_STABLE);
+    cr_expect_eq(profile(&w).life_ns, 0, "that was another NAT");
+    run(&w, SEC(30));
+    cr_expect_eq(nat_reach_stats(w.nodes[0].reach).surveys, surveys + 1);
+    cr_expect_gt(nat_reach_stats(w.nodes[0].reach).verdicts, verdicts, "verified anew");
+    cr_expect_eq(profile(&w).outer.ip[2], 201);
+    nat_reach_observed(w.nodes[0].reach, w.now_ns, NET_FAMILY_V4, &seen, NAT_MAPPING_VARIES);
+    cr_assert_eq(nat_reach_survey(w.nodes[0].reach, w.now_ns), ERR_OK);
+    run(&w, SEC(3));
+    cr_expect(profile(&w).main_differs, "fresh sockets keep one port, the main one does not");
+    world_close(&w);
+}
+
+Test(reach, profiles_read_like_sentences)
+{
+    char text[NAT_REACH_TEXT_MAX];
+    struct nat_reach_profile p = {.mapping = NAT_REACH_MAPPING_ADDRESS_PORT,
+                                  .step = -2,
+                                  .filtering = NAT_REACH_FILTERING_ADDRESS_PORT,
+                                  .address_varies = true,
+                                  .main_differs = true,
+                                  .life_ns = SEC(20)};
+    nat_reach_describe(&p, text);
+    cr_expect_str_eq(text,
+                     "a port for each destination in steps of -2, several outer addresses, our port is "
+                     "shared with another host, lets in exactly the ports written to, mappings end after "
+                     "20 s");
+    p = (struct nat_reach_profile){.mapping = NAT_REACH_MAPPING_NONE};
+    nat_reach_describe(&p, text);
+    cr_expect_str_eq(text, "no NAT");
+}
+
+Test(reach, every_value_has_its_words)
+{
+    for (int i = 0; i < 5; i++) {
+        cr_expect_neq(nat_reach_mapping_text((enum nat_reach_mapping)i)[0], '\0');
+        for (int k = 0; k < i; k++)
+            cr_expect_str_neq(nat_reach_mapping_text((enum nat_reach_mapping)i),
+                              nat_reach_mapping_text((enum nat_reach_mapping)k));
+    }
+    for (int i = 0; i < 4; i++)
+        cr_expect_str_neq(nat_reach_filtering_text((enum nat_reach_filtering)i), "unknown");
+    for (int i = 1; i < 3; i++)
+        cr_expect_str_neq(nat_reach_verdict_text((enum nat_reach_verdict)i), "unknown");
+    for (int i = 0; i < 6; i++)
+        cr_expect_str_neq(nat_reach_why_text((enum nat_reach_why)i), "unknown");
+}
+
+static bool refused(const struct nat_reach_config *config)
+{
+    const char *why = NULL;
+    return nat_reach_config_check(config, &why) == ERR_INVALID && why != NULL;
+}
+
+Test(reach, settings_out_of_range_are_refused)
+{
+    struct rng_seeded stream;
+    struct nat_reach_config good = nat_reach_config_default();
+    const char *why;
+    rng_seeded_init(&stream, 1);
+    cr_expect(refused(&good), "no id");
+    good.self.bytes[0] = 1;
+    cr_expect(refused(&good), "no rng");
+    good.rng = rng_of_seeded(&stream);
+    cr_expect_eq(nat_reach_config_check(&good, &why), ERR_OK);
+    struct nat_reach_config config = good;
+    config.agree = 0;
+    cr_expect(refused(&config));
+    config.agree = 5;
+    cr_expect(refused(&config));
+    config = good;
+    config.survey_ns = SEC(9);
+    cr_expect(refused(&config));
+    config = good;
+    config.aux_life_ns = SEC(86401);
+    cr_expect(refused(&config));
+    config = good;
+    config.dial_per_s = 9;
+    cr_expect(refused(&config));
+    config = good;
+    config.observe_per_s = 100001;
+    cr_expect(refused(&config));
+}
