@@ -130,7 +130,7 @@ static void enter(const char *which)
 static bool spaces_open(void)
 {
     if (geteuid() != 0) {
-        cr_skip("needs root for network namespaces");
+        cr_skip_test("needs root for network namespaces");
         return false;
     }
     (void)snprintf(prefix, sizeof prefix, "pmlan%d", (int)getpid());
