@@ -73,6 +73,7 @@ static int tables_init(struct quic *ep)
     quic_link_init(&ep->ready);
     quic_link_init(&ep->dirty);
     quic_link_init(&ep->waiting);
+    quic_link_init(&ep->shaped);
     quic_link_init(&ep->up);
     quic_link_init(&ep->down);
     ep->conns = allocator_get(allocator, ep->cfg.connections_max, sizeof *ep->conns);
@@ -281,6 +282,12 @@ uint64_t quic_deadline_ns(struct quic *ep, uint64_t now_ns)
         if ((conn->state == CONN_HANDSHAKE || conn->state == CONN_UP) && conn->expiry_ns < deadline)
             deadline = conn->expiry_ns;
     }
+    for (struct quic_link *at = ep->shaped.next; at != &ep->shaped; at = at->next) {
+        struct quic_conn *conn = QUIC_OWNER(at, struct quic_conn, in_dirty);
+        uint64_t ready_ns = shaper_ready_ns(&conn->shaper, now_ns, QUIC_SHAPED_BATCH);
+        if (ready_ns < deadline)
+            deadline = ready_ns;
+    }
     if (ep->cfg.shaper == NULL)
         return deadline;
     /* Enough for a batch worth a system call. */
@@ -336,6 +343,17 @@ void quic_path_cap(struct quic *ep, const struct id *peer, size_t datagram_max)
     for (size_t i = 0; i < ep->cfg.connections_max; i++)
         if (ep->conns[i].state != CONN_FREE && id_equal(&ep->conns[i].peer, peer))
             ep->conns[i].datagram_cap = cap < QUIC_DATAGRAM_MAX ? cap : QUIC_DATAGRAM_MAX;
+}
+
+void quic_path_shape(struct quic *ep, uint64_t now_ns, const struct id *peer, uint64_t rate_bytes)
+{
+    for (size_t i = 0; i < ep->cfg.connections_max; i++) {
+        struct quic_conn *conn = &ep->conns[i];
+        if (conn->state == CONN_FREE || !id_equal(&conn->peer, peer) || conn->shaper.rate_bytes == rate_bytes)
+            continue;
+        shaper_init(&conn->shaper, now_ns, rate_bytes, SHAPER_BURST_MIN);
+        quic_conn_dirty(conn);
+    }
 }
 
 void quic_set_congestion(struct quic *ep, enum quic_congestion congestion)

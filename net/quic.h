@@ -170,6 +170,10 @@ void quic_disconnect_all(struct quic *ep, uint64_t now_ns, int err);
 void quic_path_changed(struct quic *ep, uint64_t now_ns, const struct id *peer, size_t datagram_max);
 /* Sets only the datagram cap: for a new peer's first route. */
 void quic_path_cap(struct quic *ep, const struct id *peer, size_t datagram_max);
+/* What the route grants, in bytes per second; 0: no limit.  Beyond it no stream data is offered to the
+ * connection, while acknowledgements and control streams pass a little longer (net/shaper.h), so nothing
+ * piles up in a relay's queue.  Costs nothing when the rate is unchanged.  Unknown peers are ignored. */
+void quic_path_shape(struct quic *ep, uint64_t now_ns, const struct id *peer, uint64_t rate_bytes);
 /* Congestion control of connections made from now on. */
 void quic_set_congestion(struct quic *ep, enum quic_congestion congestion);
 

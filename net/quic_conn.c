@@ -73,8 +73,10 @@ void quic_conn_bump_epoch(struct quic_conn *conn, uint64_t now_ns)
 
 void quic_conn_dirty(struct quic_conn *conn)
 {
-    if (conn->ng != NULL && quic_link_alone(&conn->in_dirty))
+    /* A parked one may have acknowledgements to send, which no cap holds back for long. */
+    if (conn->ng != NULL && (conn->parked || quic_link_alone(&conn->in_dirty)))
         quic_link_append(&conn->ep->dirty, &conn->in_dirty);
+    conn->parked = false;
 }
 
 void quic_conn_update_expiry(struct quic_conn *conn, uint64_t now_ns)
@@ -326,6 +328,7 @@ static void start_closing(struct quic_conn *conn, int err)
     conn->expiry_ns = UINT64_MAX;
     /* From `waiting` too: a goodbye is not held back by the upload cap. */
     quic_link_append(&conn->ep->dirty, &conn->in_dirty);
+    conn->parked = false;
 }
 
 void quic_conn_fail(struct quic_conn *conn, uint64_t now_ns, int liberr)

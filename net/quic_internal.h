@@ -20,6 +20,7 @@ enum {
     QUIC_UNACKED_BULK_MAX = 16 * 1024 * 1024,
     QUIC_OWED_MAX = 64 * 1024, /* most a lower send class saves up while higher ones send */
     QUIC_OWED_SHARE = 16,      /* it is owed one byte in this many */
+    QUIC_SHAPED_BATCH = 6000,  /* bytes a shaped connection waits for: five packets a system call */
     QUIC_RESETS_PER_SECOND = 20,
     QUIC_ALPN_BYTES = 17, /* "dunlin/1/" and 8 hex digits */
 };
@@ -80,7 +81,8 @@ enum quic_conn_state { CONN_FREE, CONN_HANDSHAKE, CONN_UP, CONN_CLOSING, CONN_DE
 struct quic_conn {
     enum quic_conn_state state;
     struct quic *ep;
-    struct quic_link in_dirty; /* ep->dirty or ep->waiting */
+    struct quic_link in_dirty; /* ep->dirty, ep->waiting or ep->shaped */
+    bool parked;               /* it is in one of the latter two */
     struct quic_link in_told;  /* ep->up or ep->down: an event to tell */
     struct quic_link streams;
     struct quic_link sending[STREAM_CLASS_COUNT];
@@ -100,6 +102,7 @@ struct quic_conn {
     uint32_t epoch;
     struct sockaddr_in6 local, remote; /* synthetic */
     size_t datagram_cap;
+    struct shaper shaper; /* what the route grants; rate 0: no limit */
     size_t stream_count, outgoing_count;
     size_t in_blocks;
     uint64_t wire_sent, wire_received, last_received_ns;
@@ -123,7 +126,9 @@ struct quic {
     struct quic_stream *streams;
     struct quic_cid_slot *cids;
     size_t cid_mask, cid_count;
-    struct quic_link free_streams, ready, dirty, waiting, up, down;
+    struct quic_link free_streams, ready, dirty, up, down;
+    struct quic_link waiting; /* for the node's upload cap */
+    struct quic_link shaped;  /* for what their own route grants */
     size_t conn_count, handshakes_in, stream_count;
     struct quic_pool in_pool, out_pool;
     bool out_starved; /* a stream found out_pool full */

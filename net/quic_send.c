@@ -229,8 +229,10 @@ static size_t account(struct quic *ep, uint64_t now_ns, struct quic_conn *conn, 
 {
     if (ep->cfg.shaper != NULL)
         shaper_charge(ep->cfg.shaper, now_ns, len);
-    if (conn != NULL)
+    if (conn != NULL) {
         conn->wire_sent += len;
+        shaper_charge(&conn->shaper, now_ns, len);
+    }
     return len;
 }
 
@@ -261,6 +263,42 @@ static bool limits_now(struct quic *ep, uint64_t now_ns, size_t cap, struct limi
     return available > 0;
 }
 
+/* The connection's own limits: less where its route grants less.  False: it must not send at all now. */
+static bool limits_of(struct quic_conn *conn, uint64_t now_ns, struct limits *limits)
+{
+    size_t available = shaper_available(&conn->shaper, now_ns);
+    size_t quantum = ngtcp2_conn_get_send_quantum(conn->ng);
+    if (available == 0) {
+        limits->classes &= CONTROL_ONLY;
+        available = shaper_available_control(&conn->shaper, now_ns);
+    }
+    if (available < limits->bytes)
+        limits->bytes = available;
+    if (quantum < limits->bytes)
+        limits->bytes = quantum;
+    return available > 0;
+}
+
+static void park(struct quic_conn *conn, struct quic_link *list)
+{
+    quic_link_append(list, &conn->in_dirty);
+    conn->parked = true;
+}
+
+/* Parked connections that may send bulk again take their place in the line. */
+static void unpark(struct quic *ep, uint64_t now_ns, unsigned classes)
+{
+    while (classes == ALL_CLASSES && !quic_link_alone(&ep->waiting))
+        quic_conn_dirty(QUIC_OWNER(ep->waiting.next, struct quic_conn, in_dirty));
+    struct quic_link *next;
+    for (struct quic_link *at = ep->shaped.next; at != &ep->shaped; at = next) {
+        struct quic_conn *conn = QUIC_OWNER(at, struct quic_conn, in_dirty);
+        next = at->next;
+        if (shaper_available(&conn->shaper, now_ns) > 0)
+            quic_conn_dirty(conn);
+    }
+}
+
 size_t quic_poll_send(struct quic *ep, uint64_t now_ns, struct id *peer, uint8_t *buf, size_t cap,
                       size_t *segment_size)
 {
@@ -277,9 +315,7 @@ size_t quic_poll_send(struct quic *ep, uint64_t now_ns, struct id *peer, uint8_t
     struct limits limits;
     if (!limits_now(ep, now_ns, cap, &limits))
         return 0;
-    if (limits.classes == ALL_CLASSES)
-        while (!quic_link_alone(&ep->waiting))
-            quic_link_append(&ep->dirty, ep->waiting.next);
+    unpark(ep, now_ns, limits.classes);
     struct quic_conn *conn;
     while ((conn = choose_conn(ep, limits.classes)) != NULL) {
         *peer = conn->peer;
@@ -290,14 +326,15 @@ size_t quic_poll_send(struct quic *ep, uint64_t now_ns, struct id *peer, uint8_t
             continue;
         }
         struct limits own = limits;
-        size_t quantum = ngtcp2_conn_get_send_quantum(conn->ng);
-        if (quantum < own.bytes)
-            own.bytes = quantum;
+        if (!limits_of(conn, now_ns, &own)) {
+            park(conn, &ep->shaped);
+            continue;
+        }
         size_t len = write_batch(conn, now_ns, buf, &own, segment_size);
         if (conn->state == CONN_HANDSHAKE || conn->state == CONN_UP) {
             quic_conn_update_expiry(conn, now_ns);
-            if (quic_link_alone(&conn->in_dirty) && (pending_classes(conn) & ~limits.classes))
-                quic_link_append(&ep->waiting, &conn->in_dirty);
+            if (quic_link_alone(&conn->in_dirty) && (pending_classes(conn) & ~own.classes))
+                park(conn, own.classes != limits.classes ? &ep->shaped : &ep->waiting);
             else
                 rotate(conn);
         }

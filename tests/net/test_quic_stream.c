@@ -515,6 +515,36 @@ Test(quic_stream, the_upload_cap_holds_and_changes_live)
     net_deinit(&net);
 }
 
+/* A relay grants a rate: the connection over it keeps to it while another one of the same node is as fast as
+ * before, control still gets through, and lifting the limit lets everything go at once. */
+Test(quic_stream, a_route_is_shaped_to_what_it_grants)
+{
+    struct quic_net net;
+    net_init(&net, 3, 24);
+    net_start(&net);
+    net_connect(&net, 0, 1);
+    net_connect(&net, 0, 2);
+    quic_path_shape(net.nodes[0].ep, net.now_ns, &net.nodes[1].identity.id, 500000);
+    net_send_bulk(&net, 0, 1, STREAM_CLASS_BLOBS, 64 << 20, 65536);
+    net_run_ms(&net, 2000);
+    uint64_t before = net.sent_bytes[0];
+    net_run_ms(&net, 10000);
+    uint64_t rate = (net.sent_bytes[0] - before) / 10;
+    cr_assert(rate > 475000 && rate < 505000, "%lu bytes per second", (unsigned long)rate);
+    uint64_t start = net.now_ns;
+    uint64_t handle = net_open(&net, 0, 1, STREAM_SERVICE_RPC, STREAM_CLASS_CONTROL);
+    send_text(&net, 0, handle, "now");
+    while (net.nodes[1].service != STREAM_SERVICE_RPC && net.now_ns < start + UINT64_C(1000000000))
+        (void)net_step(&net, start + UINT64_C(1000000000));
+    cr_assert_lt(net.now_ns - start, UINT64_C(60000000));
+    quic_path_shape(net.nodes[0].ep, net.now_ns, &net.nodes[1].identity.id, 0);
+    net_run_until(&net, &net.nodes[1].ended, 1, 60000);
+    quic_path_shape(net.nodes[0].ep, net.now_ns, &net.nodes[1].identity.id, 500000);
+    net_send_bulk(&net, 0, 2, STREAM_CLASS_BLOBS, 20 << 20, 65536);
+    net_run_until(&net, &net.nodes[2].ended, 1, 20000);
+    net_deinit(&net);
+}
+
 /* One random operation by one of the nodes. */
 static void random_step(struct quic_net *net, uint64_t handles[64])
 {
