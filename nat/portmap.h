@@ -160,7 +160,8 @@ void nat_portmap_init(struct nat_portmap *portmap, const struct nat_portmap_conf
 /* Begins the first race.  Also after nat_portmap_stop. */
 void nat_portmap_start(struct nat_portmap *portmap, uint64_t now_ns);
 /* An interface or route has changed: what is held is asked for again, at once, and given up when that fails;
- * waiting families race again. */
+ * waiting families race again.  Call it once things have been quiet for a second, not for each of a flurry.
+ */
 void nat_portmap_network_changed(struct nat_portmap *portmap, uint64_t now_ns);
 /* Gives up everything: DELETE commands follow, and GONE.  Carry the commands out for as long as you can wait;
  * what is not deleted expires on the router. */

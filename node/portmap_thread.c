@@ -27,6 +27,7 @@ struct portmap_thread {
     bool ended;        /* loop thread only */
     /* The thread's own. */
     struct portmap_env env;
+    uint64_t job_ns;
     struct portmap_job jobs[PORTMAP_THREAD_JOBS_MAX];
 };
 
@@ -116,7 +117,7 @@ static bool take_commands(struct portmap_thread *t, uint64_t now_ns)
         job->fd = -1;
         job->command = command;
         job->wake_ns = UINT64_MAX;
-        job->deadline_ns = now_ns + PORTMAP_THREAD_JOB_NS;
+        job->deadline_ns = now_ns + t->job_ns;
         result = job_start(t, job, now_ns);
         if (result != ERR_AGAIN)
             job_finish(t, job, result);
@@ -181,10 +182,14 @@ static void *thread_main(void *arg)
     for (;;) {
         uint64_t now_ns = uv_hrtime();
         bool open = take_commands(t, now_ns);
-        uint64_t next_ns = step_jobs(t, now_ns, atomic_load(&t->end_ns));
+        uint64_t end_ns = atomic_load(&t->end_ns);
+        uint64_t next_ns = step_jobs(t, now_ns, end_ns);
         if (!open && !any_job(t))
             return NULL;
-        wait_for_work(t, now_ns, next_ns);
+        /* Ending without jobs: what is queued comes next, or the news that nothing is; no wake-up need
+         * follow. */
+        if (end_ns == UINT64_MAX || any_job(t))
+            wait_for_work(t, now_ns, next_ns);
     }
 }
 
@@ -207,6 +212,7 @@ static void wake(struct portmap_thread *t)
 static void configure(struct portmap_thread *t, const struct portmap_thread_config *config)
 {
     t->env.rng = rng_system();
+    t->job_ns = config->job_ns == 0 ? PORTMAP_THREAD_JOB_NS : config->job_ns;
     t->env.gateway = config->gateway;
     if (t->env.gateway.port == 0)
         t->env.gateway.port = NAT_PCP_SERVER_PORT;

@@ -3,7 +3,8 @@
  * One thread with a poll loop runs up to PORTMAP_THREAD_JOBS_MAX jobs side by side.  PCP and NAT-PMP
  * (libnatpmp) are non-blocking sockets; UPnP runs in a child process, `dunlin-upnp`, with limits on memory,
  * files and time, because miniupnpc reads a hostile router's answer for as long and as large as it likes.
- * Every job ends within PORTMAP_THREAD_JOB_NS.
+ * Every job ends within PORTMAP_THREAD_JOB_NS,
+ * unless configured otherwise.
  *
  * The thread and its children live in the network namespace of the thread that started it. */
 #ifndef DUNLIN_NODE_PORTMAP_THREAD_H
@@ -22,6 +23,7 @@ struct portmap_thread_config {
     const char *upnp_helper; /* path of dunlin-upnp; NULL: UPnP commands fail with ERR_UNSUPPORTED */
     struct net_addr gateway; /* IPv4 router; NET_FAMILY_NONE: of the default route.  port 0: 5351 */
     const char *upnp_url;    /* description of the IGD; NULL: found by SSDP */
+    uint64_t job_ns;         /* longest a job may take; 0: PORTMAP_THREAD_JOB_NS */
 };
 
 struct portmap_thread;

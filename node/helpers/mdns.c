@@ -14,10 +14,14 @@
 #include <avahi-common/error.h>
 #include <avahi-common/malloc.h>
 #include <avahi-common/simple-watch.h>
+#include <avahi-common/timeval.h>
 #include <avahi-core/core.h>
 #include <avahi-core/log.h>
 #include <avahi-core/lookup.h>
 #include <avahi-core/publish.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -37,6 +41,8 @@ enum {
     NETWORK_CHARS = 8,
     FAMILIES = 2,
     NAME_SIZE = 64,
+    OWN_MAX = 32,           /* addresses of ours */
+    OWN_INTERVAL_MS = 2000, /* between two looks at them */
 };
 
 #define SERVICE "_dunlin._udp"
@@ -55,10 +61,19 @@ struct service {
     } families[FAMILIES];
 };
 
+struct own_address {
+    AvahiIfIndex interface;
+    AvahiAddress address;
+};
+
 struct mdns {
     AvahiSimplePoll *poll;
     AvahiServer *server;
-    AvahiSEntryGroup *group;
+    AvahiSEntryGroup *group;     /* the service */
+    AvahiSEntryGroup *addresses; /* of our host name */
+    AvahiTimeout *look;          /* at our addresses */
+    struct own_address own[OWN_MAX];
+    size_t own_count;
     AvahiSServiceBrowser *browser;
     const char *id, *network;
     uint16_t port;
@@ -240,12 +255,92 @@ static void announce(struct mdns *mdns)
         failed("announcing", code);
 }
 
+/* Our addresses as others may use them: link-local ones mean nothing without an interface. */
+static size_t list_own(struct own_address own[OWN_MAX])
+{
+    struct ifaddrs *all;
+    size_t count = 0;
+    if (getifaddrs(&all) < 0)
+        return 0;
+    for (const struct ifaddrs *at = all; at != NULL && count < OWN_MAX; at = at->ifa_next) {
+        struct own_address found;
+        memset(&found, 0, sizeof found);
+        if (at->ifa_addr == NULL || (at->ifa_flags & IFF_UP) == 0 || (at->ifa_flags & IFF_LOOPBACK) != 0)
+            continue;
+        if (at->ifa_addr->sa_family == AF_INET) {
+            const struct sockaddr_in *in = (const void *)at->ifa_addr;
+            found.address.proto = AVAHI_PROTO_INET;
+            found.address.data.ipv4.address = in->sin_addr.s_addr;
+        } else if (at->ifa_addr->sa_family == AF_INET6) {
+            const struct sockaddr_in6 *in6 = (const void *)at->ifa_addr;
+            if (IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr))
+                continue;
+            found.address.proto = AVAHI_PROTO_INET6;
+            memcpy(found.address.data.ipv6.address, &in6->sin6_addr, sizeof in6->sin6_addr);
+        } else {
+            continue;
+        }
+        found.interface = (AvahiIfIndex)if_nametoindex(at->ifa_name);
+        if (found.interface > 0)
+            own[count++] = found;
+    }
+    freeifaddrs(all);
+    return count;
+}
+
+static void on_addresses(AvahiServer *server, AvahiSEntryGroup *group, AvahiEntryGroupState state, void *user)
+{
+    struct mdns *mdns = user;
+    (void)group;
+    if (state != AVAHI_ENTRY_GROUP_COLLISION)
+        return;
+    new_name(mdns);
+    (void)avahi_server_set_host_name(server, mdns->name);
+}
+
+/* Publishes our addresses when they are others than before.  libavahi-core would do it by itself, but always
+ * with the reverse names, of which there is one an address: a second stack on this machine, as avahi-daemon
+ * is, would see its own host name in conflict and change it. */
+static void publish_own(struct mdns *mdns)
+{
+    struct own_address own[OWN_MAX];
+    size_t count = list_own(own);
+    if (count == mdns->own_count && memcmp(own, mdns->own, count * sizeof own[0]) == 0)
+        return;
+    if (mdns->addresses == NULL)
+        mdns->addresses = avahi_s_entry_group_new(mdns->server, on_addresses, mdns);
+    if (mdns->addresses == NULL)
+        return;
+    memcpy(mdns->own, own, count * sizeof own[0]);
+    mdns->own_count = count;
+    avahi_s_entry_group_reset(mdns->addresses);
+    for (size_t i = 0; i < count; i++) {
+        AvahiAddress address = own[i].address;
+        (void)avahi_server_add_address(mdns->server, mdns->addresses, own[i].interface, AVAHI_PROTO_UNSPEC,
+                                       AVAHI_PUBLISH_NO_REVERSE, NULL, &address);
+    }
+    if (!avahi_s_entry_group_is_empty(mdns->addresses))
+        (void)avahi_s_entry_group_commit(mdns->addresses);
+}
+
+static void on_look(AvahiTimeout *timeout, void *user)
+{
+    struct mdns *mdns = user;
+    struct timeval next;
+    if (mdns->server != NULL && avahi_server_get_state(mdns->server) == AVAHI_SERVER_RUNNING)
+        publish_own(mdns);
+    (void)avahi_elapse_time(&next, OWN_INTERVAL_MS, 0);
+    avahi_simple_poll_get(mdns->poll)->timeout_update(timeout, &next);
+}
+
 static void on_server(AvahiServer *server, AvahiServerState state, void *user)
 {
     struct mdns *mdns = user;
     mdns->server = server; /* also called before avahi_server_new returns */
     switch (state) {
     case AVAHI_SERVER_RUNNING:
+        mdns->own_count = 0; /* perhaps under a new name */
+        publish_own(mdns);
         announce(mdns);
         break;
     case AVAHI_SERVER_COLLISION:
@@ -260,6 +355,8 @@ static void on_server(AvahiServer *server, AvahiServerState state, void *user)
     case AVAHI_SERVER_REGISTERING:
         if (mdns->group != NULL)
             avahi_s_entry_group_reset(mdns->group);
+        if (mdns->addresses != NULL)
+            avahi_s_entry_group_reset(mdns->addresses);
         break;
     }
 }
@@ -287,6 +384,7 @@ static int serve(struct mdns *mdns)
     (void)avahi_server_config_init(&config);
     avahi_free(config.host_name);
     config.host_name = avahi_strdup(mdns->name); /* the machine's own name is nobody's business */
+    config.publish_addresses = 0;                /* publish_own does */
     config.publish_hinfo = 0;
     config.publish_workstation = 0;
     config.publish_domain = 0;
@@ -341,6 +439,9 @@ int main(int argc, char **argv)
     }
     const AvahiPoll *poll = avahi_simple_poll_get(mdns->poll);
     (void)poll->watch_new(poll, STDIN_FILENO, AVAHI_WATCH_IN, on_input, mdns);
+    struct timeval soon;
+    (void)avahi_elapse_time(&soon, OWN_INTERVAL_MS, 0);
+    mdns->look = poll->timeout_new(poll, &soon, on_look, mdns);
     int code = serve(mdns);
     avahi_simple_poll_free(mdns->poll);
     free(mdns);

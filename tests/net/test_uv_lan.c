@@ -1,19 +1,27 @@
 /* LAN discovery: two nodes in two network namespaces find each other, hear a goodbye, and believe nothing
  * that is malformed, be it from the network (tests/net/mdns_liar) or from the helper process itself.  The
  * former needs root and is skipped without. */
+#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "net/uv/lan.h"
+#include "support/page.h"
+
+/* An id. */
+#define GOOD "beaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaq"
+#define PAGE TEST_SOURCE_DIR "/../../docs/protocol/lan.md"
 
 enum { NETWORK = 0x0000beef };
 
@@ -122,7 +130,7 @@ static void enter(const char *which)
 static bool spaces_open(void)
 {
     if (geteuid() != 0) {
-        cr_skip("needs root for network namespaces");
+        cr_skip_test("needs root for network namespaces");
         return false;
     }
     (void)snprintf(prefix, sizeof prefix, "pmlan%d", (int)getpid());
@@ -246,6 +254,61 @@ Test(uv_lan, liars_on_the_network, .fini = spaces_close)
     loop_close();
 }
 
+/* Two daemons on one machine share port 5353 and their address, and must not take each other for a conflict;
+ * so it is with avahi-daemon. */
+Test(uv_lan, two_nodes_on_one_machine, .fini = spaces_close)
+{
+    static struct side a, b;
+    if (!spaces_open())
+        return;
+    enter("a");
+    side_open(&a, 1, TEST_MDNS_HELPER);
+    side_open(&b, 2, TEST_MDNS_HELPER);
+    run_until(&a.up, 1);
+    run_until(&b.up, 1);
+    run_until_known(&a, "192.168.77.1:4002", "[fd00:77::1]:4002");
+    run_until_known(&b, "192.168.77.1:4001", "[fd00:77::1]:4001");
+    net_uv_lan_close(a.lan);
+    net_uv_lan_close(b.lan);
+    loop_close();
+}
+
+/* The announcement of docs/protocol/lan.md is one that a node takes. */
+Test(uv_lan, example_of_the_page, .fini = spaces_close)
+{
+    static struct side a;
+    uint8_t packet[1024];
+    size_t len = page_example(PAGE, "announcement", packet, sizeof packet);
+    cr_assert_gt(len, 0);
+    if (!spaces_open())
+        return;
+    enter("a");
+    side_open(&a, 1, TEST_MDNS_HELPER);
+    run_until(&a.up, 1);
+    enter("b");
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), yes = 1, ttl = 255;
+    struct sockaddr_in from = {.sin_family = AF_INET, .sin_port = htons(5353)}, to = from;
+    struct ip_mreqn link = {.imr_ifindex = (int)if_nametoindex("lan0")};
+    to.sin_addr.s_addr = htonl(0xe00000fb); /* 224.0.0.251 */
+    cr_assert_eq(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes), 0);
+    cr_assert_eq(bind(fd, (struct sockaddr *)&from, sizeof from), 0);
+    cr_assert_eq(setsockopt(fd, IPPROTO_IP, IP_MULTICAST_TTL, &ttl, sizeof ttl), 0);
+    cr_assert_eq(setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &link, sizeof link), 0);
+    uint64_t end_ns = uv_hrtime() + UINT64_C(60000000000);
+    while (a.found == 0 && uv_hrtime() < end_ns) {
+        (void)sendto(fd, packet, len, 0, (struct sockaddr *)&to, sizeof to);
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    }
+    (void)close(fd);
+    char id[ID_TEXT_SIZE];
+    cr_assert_eq(a.found, 1);
+    id_format(&a.last.id, id);
+    cr_expect_str_eq(id, GOOD);
+    cr_expect(has(&a.last, "192.168.77.2:4242"));
+    net_uv_lan_close(a.lan);
+    loop_close();
+}
+
 /* ---- a helper that is not what it was ---- */
 
 static void script_open(const char *body)
@@ -265,8 +328,6 @@ static void script_close(void)
 {
     (void)unlink(script);
 }
-
-#define GOOD "beaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaq"
 
 Test(uv_lan, lines_are_checked, .fini = script_close)
 {

@@ -63,7 +63,7 @@ static void home_close(void)
 static bool home_open(const char *kind)
 {
     if (geteuid() != 0 || access("/usr/sbin/miniupnpd", X_OK) != 0) {
-        cr_skip("needs root and miniupnpd-nftables");
+        cr_skip_test("needs root and miniupnpd-nftables");
         return false;
     }
     (void)snprintf(home.prefix, sizeof home.prefix, "pmtest%d", (int)getpid());

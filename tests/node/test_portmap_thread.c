@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,10 +18,13 @@
 
 extern char **environ;
 
+static const uint64_t second_ns = UINT64_C(1000000000);
+
 static uv_loop_t loop;
 static struct portmap_thread *thread;
 static struct nat_portmap_result last;
 static unsigned results;
+static uint64_t job_ns; /* 0: as usual */
 static pid_t router;
 
 static void on_result(void *user, const struct nat_portmap_result *result)
@@ -59,6 +63,7 @@ static void start(uint16_t pcp_port, uint16_t http_port)
     if (pcp_port != 0)
         config.gateway = (struct net_addr){.family = NET_FAMILY_V4, .ip = {127, 0, 0, 1}, .port = pcp_port};
     config.upnp_url = url;
+    config.job_ns = job_ns;
     cr_assert_geq(sodium_init(), 0);
     cr_assert_eq(uv_loop_init(&loop), 0);
     cr_assert_eq(portmap_thread_start(&thread, &loop, &config, on_result, NULL), ERR_OK);
@@ -74,7 +79,7 @@ static void submit(enum nat_portmap_op op, enum nat_portmap_protocol protocol)
 /* A minute only ends a test that fails: the thread's own bound is 8 s. */
 static void run_until(unsigned count)
 {
-    uint64_t end_ns = uv_hrtime() + UINT64_C(60000000000);
+    uint64_t end_ns = uv_hrtime() + 60 * second_ns;
     while (results < count && uv_hrtime() < end_ns)
         (void)uv_run(&loop, UV_RUN_NOWAIT);
     cr_assert_geq(results, count, "no answer in a minute");
@@ -147,17 +152,20 @@ Test(portmap_thread, upnp_address_that_is_none)
 /* Its controls on another host: nobody is to be made to send requests there. */
 Test(portmap_thread, upnp_controls_elsewhere)
 {
+    job_ns = second_ns;
     expect_upnp("http-elsewhere", ERR_TIMEOUT);
 }
 
 /* Bytes for ever, 20 a second: the time runs out, not the patience. */
 Test(portmap_thread, upnp_dribble)
 {
+    job_ns = second_ns;
     expect_upnp("http-dribble", ERR_TIMEOUT);
 }
 
 Test(portmap_thread, upnp_silent)
 {
+    job_ns = second_ns;
     expect_upnp("http-silent", ERR_TIMEOUT);
 }
 
@@ -169,11 +177,15 @@ Test(portmap_thread, upnp_huge)
     run_until(1);
     cr_expect_lt(last.error, 0, "%s", err_name(last.error));
     stop();
+    struct rusage usage;
+    cr_assert_eq(getrusage(RUSAGE_CHILDREN, &usage), 0);
+    cr_expect_lt(usage.ru_maxrss, 256 * 1024, "%ld KiB", usage.ru_maxrss); /* without the limit: 1.4 GiB */
 }
 
 Test(portmap_thread, upnp_broken_answers)
 {
     static const char *const modes[] = {"http-length", "http-chunks", "http-malformed"};
+    job_ns = second_ns;
     for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
         results = 0;
         start(0, router_open(modes[i]));
@@ -231,11 +243,13 @@ Test(portmap_thread, pcp_noise_is_ignored)
 
 Test(portmap_thread, pcp_silent)
 {
+    job_ns = second_ns;
     expect_pcp("pcp-silent", ERR_TIMEOUT);
 }
 
 Test(portmap_thread, pcp_endless_noise)
 {
+    job_ns = second_ns;
     expect_pcp("pcp-endless", ERR_TIMEOUT);
 }
 
