@@ -1,7 +1,7 @@
 """Every kind of NAT dials every other with real nodes, moves data, and is held to the truth table.
 
-Each kind has two homes, one that dials (a) and one that is dialled (b), so each ordered pair of kinds is a pair
-of nodes that never met before.
+Each kind has two homes, one that dials (a) and one that is dialled (b), so each ordered pair of kinds is a
+pair of nodes that never met before.
 """
 
 import concurrent.futures
@@ -24,6 +24,7 @@ BYTES = 4 << 20
 BYTES_LONG = 64 << 20
 PAIR_SECONDS = 45
 POLL_SECONDS = 0.15
+GRACE_SECONDS = 3  # dunlin says why it gave up, when it is let
 
 
 def wanted_pairs(truth, args):
@@ -129,7 +130,7 @@ class Pair:
     def watch(self, moving, began, ended):
         """Until the data has moved and the path is the best there can be, or the time is over."""
         said = None
-        while not ended.is_set() and time.monotonic() < began + self.seconds:
+        while not ended.is_set() and time.monotonic() < began + self.seconds + GRACE_SECONDS:
             self.look(began)
             if said is None:
                 try:

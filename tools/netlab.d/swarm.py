@@ -13,8 +13,8 @@ sys.path.insert(0, os.path.join(ROOT, "tools", "quickstart.d"))
 
 import nodes  # noqa: E402
 
-JOIN_SECONDS = 90
-# Public nodes serve on this port where a person would choose it, for the sake of those who may reach no other.
+JOIN_SECONDS = 60
+# Public nodes serve on this port where a person would choose it, for those who may reach no other.
 WEB_PORT = 443
 
 

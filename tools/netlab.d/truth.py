@@ -48,7 +48,7 @@ class Truth:
         return self.fits(path, allowed[:1])
 
     def is_allowed(self, path, allowed):
-        """Whether the path is one of those allowed, or better than one: no node is blamed for being clever."""
+        # A single kind of path (lan) is meant as it is; of groups each better one will do.
         return self.fits(path, allowed)
 
     def fits(self, path, allowed):
