@@ -1,4 +1,10 @@
 #!/usr/bin/env python3
+"""What a person is told about the network: alone, with a seed that is dead, and with a peer.
+
+The doctor's exit code is its verdict, and the trace says how a peer was found and reached.
+"""
+
+import json
 
 import harness
 from harness import expect
