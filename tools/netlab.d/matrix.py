@@ -196,6 +196,8 @@ class Matrix:
         began = time.monotonic()
         self.lab.up(scenario_text(self.truth, self.pairs), "matrix")
         try:
+            if not self.args.out:
+                self.lab.own_scratch(self.out)
             homes = [host for host in self.lab.hosts() if host not in PUBLIC]
             self.say("%d pairs, %d homes; starting their nodes" % (len(self.pairs), len(homes)))
             self.nodes = swarm.start_all(found, self.out, self.lab, PUBLIC, homes, self.say)
