@@ -414,6 +414,17 @@ class Lab:
 
     # --- down ----------------------------------------------------------------------------------------------
 
+    def own_scratch(self, directory):
+        """A directory of whoever uses the lab, to go with it when that one is killed: see down_all."""
+        os.symlink(directory, os.path.join(self.dir, "scratch"))
+
+    def down_all(self):
+        """As down, and the user's directory too: for the command, when its user can no longer clear up."""
+        with contextlib.suppress(OSError):
+            directory = os.readlink(os.path.join(self.dir, "scratch"))
+            shutil.rmtree(directory, ignore_errors=True)
+        return self.down()
+
     def down(self):
         """Removes whatever there is of this lab; returns how many namespaces that were."""
         spaces = space.names(self.prefix)

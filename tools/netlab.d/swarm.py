@@ -27,8 +27,8 @@ class LabNode(nodes.Node):
         self.own_port = port
 
     def command(self):
-        """Nothing but what makes a node part of this lab: what nodes of one machine are told for their own good
-        (leave the router alone, find nobody on the LAN) would be a false advantage or handicap here."""
+        """Nothing but what makes a node part of this lab.  What nodes of one machine are told for their own
+        good (leave the router alone, find nobody on the LAN) would be a handicap here."""
         words = ["nsenter", "--net=" + os.path.join(space.NETNS_DIR, self.space), self.programs.dunlind]
         words += ["-d", self.dir, "--network", self.network, "--threads", "1", "--log-file", self.log]
         if self.own_port:  # without one the node takes its default, as most will
