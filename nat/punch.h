@@ -18,12 +18,11 @@
  *       v nothing in time                          v nothing in time
  *     RESTING -- next attempt --> PREPARING     RESTING -- INVITE of the next attempt --> PREPARING
  *
- * Both choose the same strategy from both profiles, so it is not negotiated (table in nat/README.md).  When
- * both invite at once the round of the lower id goes on.  Any state ends CLOSED on time-out, ABORT or
+ * Both choose the same strategy from both profiles, so it is not negotiated (docs/protocol/punch.md).  When
+ * both invite at once the round of the lower id goes on.  Any state ends CLOSED on time-out, END or
  * nat_punch_forget.
  *
- * What bounds abuse: only peers that the caller named with nat_punch_signal are listened to; their rounds per
- * hour, candidates, probes per round, per minute and per destination are capped (below).
+ * Against abuse, only peers named with nat_punch_signal are listened to, and rounds and probes are capped.
  *
  * Driver: after each input drain nat_punch_poll_event, then nat_punch_poll_send, then re-arm one timer from
  * nat_punch_deadline_ns.  Single-threaded, no allocation after init. */
@@ -59,11 +58,12 @@ enum nat_punch_mapping {
     NAT_PUNCH_RANDOM,     /* a new port for each destination, unpredictable */
 };
 
-enum nat_punch_filtering { /* who may send to a mapped port */
-                           NAT_PUNCH_FILTER_UNKNOWN,
-                           NAT_PUNCH_FILTER_NONE,    /* anyone */
-                           NAT_PUNCH_FILTER_ADDRESS, /* hosts that were sent to */
-                           NAT_PUNCH_FILTER_PORT,    /* hosts and ports that were sent to */
+/* Who may send to a mapped port. */
+enum nat_punch_filtering {
+    NAT_PUNCH_FILTER_UNKNOWN,
+    NAT_PUNCH_FILTER_NONE,    /* anyone */
+    NAT_PUNCH_FILTER_ADDRESS, /* hosts that were sent to */
+    NAT_PUNCH_FILTER_PORT,    /* hosts and ports that were sent to */
 };
 
 /* What we know of our own NAT.  All zero: nothing. */
@@ -79,14 +79,15 @@ struct nat_punch_profile {
     uint64_t mapping_life_ns; /* a mapping ends after so long, busy or not; 0: not known to */
 };
 
-enum nat_punch_source {                         /* where a candidate comes from; also on the wire */
-                        NAT_PUNCH_LAN = 1,      /* interface address of private scope */
-                        NAT_PUNCH_V6 = 2,       /* global IPv6 of an interface */
-                        NAT_PUNCH_V4 = 3,       /* global IPv4 of an interface */
-                        NAT_PUNCH_MAPPED = 4,   /* port mapping on the router */
-                        NAT_PUNCH_OBSERVED = 5, /* as others see the main socket */
-                        NAT_PUNCH_FRESH = 6,   /* as others see an auxiliary socket opened for this attempt */
-                        NAT_PUNCH_PUNCHED = 7, /* never on the wire: the source of a probe that reached us */
+/* Where a candidate comes from; also on the wire. */
+enum nat_punch_source {
+    NAT_PUNCH_LAN = 1, /* interface address of private scope */
+    NAT_PUNCH_V6 = 2,  /* global one of an interface */
+    NAT_PUNCH_V4 = 3,
+    NAT_PUNCH_MAPPED = 4,   /* port mapping on the router */
+    NAT_PUNCH_OBSERVED = 5, /* as others see the main socket */
+    NAT_PUNCH_FRESH = 6,    /* as others see an auxiliary socket opened for this attempt */
+    NAT_PUNCH_PUNCHED = 7,  /* never on the wire: the source of a probe that reached us */
 };
 
 struct nat_punch_candidate {
@@ -132,14 +133,14 @@ struct nat_punch_event {
     struct id peer;
     struct net_addr addr; /* CANDIDATE, RELEASE (via only), RESULT (where it is reached, if ok) */
     enum nat_punch_source source;
-    uint32_t token;
+    uint32_t token; /* SOCKETS_WANTED */
     uint16_t count;
     bool ok;      /* this and the rest: RESULT */
     bool inbound; /* nobody called nat_punch_start for it here */
     enum nat_punch_strategy strategy;
     enum nat_punch_reason reason;
-    uint64_t elapsed_ns;
     uint32_t probes_sent;
+    uint64_t elapsed_ns;
 };
 
 /* One past round, for people. */
@@ -147,8 +148,7 @@ struct nat_punch_attempt {
     uint64_t started_ns, elapsed_ns;
     uint32_t probes_sent;
     uint8_t attempts; /* that were begun */
-    bool ok;
-    bool inbound;
+    bool ok, inbound;
     enum nat_punch_strategy strategy; /* of the last attempt */
     enum nat_punch_reason reason;
     struct net_addr addr; /* if ok */
@@ -168,13 +168,13 @@ struct nat_punch_config {
     struct trace_sink trace;
     size_t peers_max; /* 1..NAT_PUNCH_PEERS_MAX */
 };
-
 struct nat_punch;
+
 /* 512 peers; self and rng are the caller's. */
 struct nat_punch_config nat_punch_config_default(void);
 /* ERR_INVALID: a field is missing or out of range; *why (static text) says which. */
 MUST_USE int nat_punch_config_check(const struct nat_punch_config *config, const char **why);
-/* Bytes that nat_punch_init needs: about 600 a peer and 40 KiB. */
+/* Bytes that nat_punch_init needs: about 540 a peer and 52 KiB. */
 size_t nat_punch_size(const struct nat_punch_config *config);
 /* Places the core in the caller's memory (nat_punch_size bytes, aligned to 16, borrowed until dropped).  The
  * config must pass nat_punch_config_check (asserted) and is copied.  Holds no secrets worth wiping. */
@@ -207,7 +207,7 @@ void nat_punch_forget(struct nat_punch *punch, uint64_t now_ns, const struct id 
  * nat_punch_signal was not called.  ERR_BUSY: a round started here is on its way.  ERR_RATE: back-off after
  * failures, or a round began less than 2 s ago: not before nat_punch_ready_ns.  ERR_FULL: 16 rounds. */
 MUST_USE int nat_punch_start(struct nat_punch *punch, uint64_t now_ns, const struct id *peer, bool fresh);
-/* When nat_punch_start stops returning ERR_RATE; 0: at once, or the peer is unknown. */
+/* When nat_punch_start stops returning ERR_RATE; 0: at once, or unknown peer. */
 uint64_t nat_punch_ready_ns(const struct nat_punch *punch, const struct id *peer);
 /* Sockets opened for a SOCKETS_WANTED; via[count] are NET_VIA_AUX_* that no other open socket has (asserted
  * for sockets held here).  ERR_NOT_FOUND: the round is over, or count is more than was asked for: close all
