@@ -184,8 +184,8 @@ struct nat_punch *nat_punch_init(void *memory, const struct nat_punch_config *co
  * all back-off: another network, another chance.  ERR_INVALID: a field is out of range; nothing changed. */
 MUST_USE int nat_punch_set_profile(struct nat_punch *punch, const struct nat_punch_profile *profile);
 /* Our own addresses, best first; those beyond NAT_PUNCH_CANDIDATES_MAX - 1 are left out (the last place is
- * for an auxiliary socket's).  Addresses that no peer could use (loopback, link-local) are skipped.  One that
- * is new, other than OBSERVED, ends all back-off: a port may have been opened. */
+ * for an auxiliary socket's).  Loopback and link-local ones are skipped.  A new one, other than OBSERVED, ends
+ * all back-off: a port may have been opened. */
 void nat_punch_set_addrs(struct nat_punch *punch, const struct nat_punch_candidate addrs[], size_t count);
 /* Messages for peer go to addr (any route, relays included) with this round trip (0: unknown); the peer is
  * listened to from now on.  Call it again whenever the route changes.  ERR_INVALID: peer is this node or addr

@@ -75,9 +75,19 @@ static bool has_v6(const struct punch_side *side)
     return false;
 }
 
+/* A port that a router has mapped lets anybody in, whatever its NAT does with other traffic. */
+static bool has_mapped(const struct punch_side *side)
+{
+    for (size_t i = 0; i < side->count; i++) {
+        if (side->candidates[i].source == NAT_PUNCH_MAPPED)
+            return true;
+    }
+    return false;
+}
+
 bool punch_shortcut(const struct punch_side *a, const struct punch_side *b)
 {
-    return (has_v6(a) && has_v6(b)) || share_network(&a->profile, &b->profile);
+    return has_mapped(a) || has_mapped(b) || (has_v6(a) && has_v6(b)) || share_network(&a->profile, &b->profile);
 }
 
 unsigned punch_attempts(const struct punch_side *a, const struct punch_side *b, bool shortcut)
