@@ -142,12 +142,12 @@ void rc_request_sent(struct nat_relay_client *client, uint64_t now_ns, struct rc
     client->stats.requests++;
 }
 
-void rc_confirm(struct nat_relay_client *client, const struct net_message *from, uint64_t session)
+void rc_confirm(struct nat_relay_client *client, const struct id *relay, const struct net_addr *addr,
+                uint64_t session)
 {
     size_t at = ring_push(&client->confirm_ring);
     if (at != RING_NONE)
-        client->confirms[at] =
-            (struct rc_confirm){.relay = from->peer, .addr = from->addr, .session = session};
+        client->confirms[at] = (struct rc_confirm){.relay = *relay, .addr = *addr, .session = session};
 }
 
 /* ---- commands ---- */
@@ -258,7 +258,7 @@ static int unknown_relay(struct nat_relay_client *client, const struct net_messa
 {
     client->stats.unmatched++;
     if (m->kind == NAT_RELAY_OPENED || (m->kind == NAT_RELAY_NOTICE && m->request == 0))
-        rc_confirm(client, from, m->session);
+        rc_confirm(client, &from->peer, &from->addr, m->session);
     return ERR_REFUSED;
 }
 

@@ -119,8 +119,9 @@ void rc_request_sent(struct nat_relay_client *client, uint64_t now_ns, struct rc
                      bool slower);
 /* Has `at_ns` take part in the least of *next_ns. */
 void rc_least(uint64_t *next_ns, uint64_t at_ns);
-/* Confirms a NOTICE, or ends a session that nobody here wants. */
-void rc_confirm(struct nat_relay_client *client, const struct net_message *from, uint64_t session);
+/* Confirms a NOTICE, or ends a session that nobody here wants, by a CLOSE that is not repeated. */
+void rc_confirm(struct nat_relay_client *client, const struct id *relay, const struct net_addr *addr,
+                uint64_t session);
 
 /* ---- relay_client_relays.c ---- */
 

@@ -287,7 +287,7 @@ int rc_recv_opened(struct nat_relay_client *client, uint64_t now_ns, struct rc_r
     if (!fits || session->state == RC_OFFERED || session->state == RC_DECLINED) {
         client->stats.unmatched++;
         if (session == NULL) /* given up or closed meanwhile: the relay shall not wait for our silence */
-            rc_confirm(client, from, m->session);
+            rc_confirm(client, &from->peer, &from->addr, m->session);
         return ERR_REFUSED;
     }
     if (session->state == RC_OPENING)
@@ -327,7 +327,7 @@ int rc_recv_notice(struct nat_relay_client *client, uint64_t now_ns, struct rc_r
 {
     struct rc_session *session = relay == NULL ? NULL : rc_session_find(client, relay, m->session);
     if (m->request == 0)
-        rc_confirm(client, from, m->session);
+        rc_confirm(client, &from->peer, &from->addr, m->session);
     if (session == NULL) {
         client->stats.unmatched++;
         return ERR_REFUSED;
@@ -360,8 +360,11 @@ void rc_sessions_lost(struct nat_relay_client *client, uint64_t now_ns, const st
     uint16_t index = rc_relay_index(client, relay);
     for (uint16_t i = 0; i < client->slot_count && relay->sessions > 0; i++) {
         struct rc_session *at = &client->sessions[i];
-        if (at->state != RC_FREE && at->state != RC_WAITING && at->relay == index)
-            rc_session_fail(client, now_ns, at, NAT_RELAY_BY_LOST);
+        if (at->state == RC_FREE || at->state == RC_WAITING || at->relay != index)
+            continue;
+        if (at->id != 0) /* if only answers were lost, the other end shall not wait for our silence */
+            rc_confirm(client, &relay->id, &relay->addr, at->id);
+        rc_session_fail(client, now_ns, at, NAT_RELAY_BY_LOST);
     }
 }
 

@@ -9,7 +9,7 @@
 #include "nat/relay.h"
 #include "nat/relay_client.h"
 
-enum { NODES = 6, ADDRS = 7, MEMORY = 1 << 19, TOKENS = 8 };
+enum { NODES = 6, ADDRS = 7, MEMORY = 1 << 18, TOKENS = 8 };
 
 struct world {
     struct nat_relay_client *client;

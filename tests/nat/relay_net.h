@@ -49,6 +49,7 @@ struct net_world {
     struct rng_seeded stream;
     struct rng rng;
     unsigned loss_percent;
+    unsigned double_percent; /* arrive twice; net/seal would refuse most of them */
     uint64_t jitter_ns;
     size_t sent, lost;
     struct heap packets;
@@ -148,6 +149,11 @@ static inline void net_post(struct net_world *world, const struct net_node *from
     packet->order.key = world->now_ns + from->delay_ns + to->delay_ns + jitter_ns;
     packet->order.tie = world->tie++;
     cr_assert(heap_push(&world->packets, packet), "too many packets under way");
+    if (rng_below(&world->rng, 100) < world->double_percent) {
+        packet->order.key += rng_below(&world->rng, 500 * MS);
+        packet->order.tie = world->tie++;
+        cr_assert(heap_push(&world->packets, packet), "too many packets under way");
+    }
 }
 
 static inline void net_take_events(struct net_world *world, struct net_node *node)
