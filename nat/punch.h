@@ -98,7 +98,7 @@ struct nat_punch_candidate {
 enum nat_punch_strategy {
     NAT_PUNCH_NO_STRATEGY,  /* none was chosen yet, or none exists: relay only */
     NAT_PUNCH_REVERSAL,     /* one side is reachable, the other dials */
-    NAT_PUNCH_PLAIN,        /* both probe the other's candidates at once */
+    NAT_PUNCH_PLAIN,        /* both probe the other's candidates */
     NAT_PUNCH_PREDICT,      /* easy x sequential: probes to the ports that come next */
     NAT_PUNCH_PREDICT_BOTH, /* sequential x sequential: 64 sockets a side */
     NAT_PUNCH_BIRTHDAY,     /* easy x random: 256 sockets against random ports */
@@ -169,7 +169,6 @@ struct nat_punch_config {
     size_t peers_max; /* 1..NAT_PUNCH_PEERS_MAX */
 };
 struct nat_punch;
-
 /* 512 peers; self and rng are the caller's. */
 struct nat_punch_config nat_punch_config_default(void);
 /* ERR_INVALID: a field is missing or out of range; *why (static text) says which. */
@@ -184,8 +183,8 @@ struct nat_punch *nat_punch_init(void *memory, const struct nat_punch_config *co
  * all back-off: another network, another chance.  ERR_INVALID: a field is out of range; nothing changed. */
 MUST_USE int nat_punch_set_profile(struct nat_punch *punch, const struct nat_punch_profile *profile);
 /* Our own addresses, best first; those beyond NAT_PUNCH_CANDIDATES_MAX - 1 are left out (the last place is
- * for an auxiliary socket's).  Loopback and link-local ones are skipped.  A new one, other than OBSERVED, ends
- * all back-off: a port may have been opened. */
+ * for an auxiliary socket's).  Loopback and link-local are skipped.  A new one other than OBSERVED ends all
+ * back-off. */
 void nat_punch_set_addrs(struct nat_punch *punch, const struct nat_punch_candidate addrs[], size_t count);
 /* Messages for peer go to addr (any route, relays included) with this round trip (0: unknown); the peer is
  * listened to from now on.  Call it again whenever the route changes.  ERR_INVALID: peer is this node or addr

@@ -87,7 +87,8 @@ static bool has_mapped(const struct punch_side *side)
 
 bool punch_shortcut(const struct punch_side *a, const struct punch_side *b)
 {
-    return has_mapped(a) || has_mapped(b) || (has_v6(a) && has_v6(b)) || share_network(&a->profile, &b->profile);
+    return has_mapped(a) || has_mapped(b) || (has_v6(a) && has_v6(b)) ||
+           share_network(&a->profile, &b->profile);
 }
 
 unsigned punch_attempts(const struct punch_side *a, const struct punch_side *b, bool shortcut)
