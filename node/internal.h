@@ -194,6 +194,7 @@ struct node {
     bool by_udp;      /* the datagram being handled came by UDP */
     bool udp_blocked; /* see ways.c */
     uint64_t udp_heard_ns, udp_asked_ns, udp_try_ns;
+    uint64_t udp_check_ns; /* since when the likeliest nodes are asked too; 0: they are not */
     uint8_t framed[QUIC_BATCH_MAX + 64 * NAT_RELAY_HEADER];
 
     /* own.c */

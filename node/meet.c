@@ -191,9 +191,11 @@ static void relay_event(struct node *node, uint64_t now_ns, const struct nat_rel
     case NAT_RELAY_LOST:
         id_format(&event->relay, text);
         text[10] = '\0';
-        node_info(node, TRACE_LEVEL_INFO, "relay %s %s%s", text,
-                  event->type == NAT_RELAY_HELD ? "holds a place for this node" : "is lost: ",
-                  event->type == NAT_RELAY_HELD ? "" : nat_relay_reason_text(event->reason));
+        if (event->type == NAT_RELAY_HELD)
+            node_info(node, TRACE_LEVEL_INFO, "relay %s keeps a place for this node", text);
+        else if (event->reason != NAT_RELAY_BY_DROPPED)
+            node_info(node, TRACE_LEVEL_WARN, "relay %s is lost: %s", text,
+                      nat_relay_reason_text(event->reason));
         own_changed(node, now_ns);
         break;
     case NAT_RELAY_SESSION_OFFERED:
