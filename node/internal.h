@@ -100,6 +100,7 @@ struct node_peer {
     uint64_t reset_ns;        /* when QUIC's congestion state starts afresh; 0: nothing is due */
     enum nat_route_kind kind; /* of the route in use */
     struct net_addr route;
+    struct net_addr seen; /* it, as a relay sees it; family NET_FAMILY_NONE: not told */
 };
 
 /* A TCP link that stands in for UDP towards one host. */

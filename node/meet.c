@@ -107,6 +107,8 @@ static void session_up(struct node *node, uint64_t now_ns, const struct nat_rela
     attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_RELAY_UP, &event->route, ERR_OK);
     peer->session_vias[slot] = event->route.via;
     peer->session_rates[slot] = event->rate;
+    if (event->seen.family != NET_FAMILY_NONE)
+        peer->seen = event->seen;
     int result = nat_path_peer_add(node->path, now_ns, &peer->id);
     if (result == ERR_OK)
         result = nat_path_candidate_add(node->path, now_ns, &peer->id, &event->route, NAT_ROUTE_RELAYED);
@@ -380,6 +382,8 @@ void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
         start_afresh(node, peer, now_ns);
     int result = nat_punch_signal(node->punch, now_ns, &peer->id, &event->addr, event->rtt_ns);
     (void)result; /* ERR_FULL: 512 others are signalled to: this one stays where it is */
+    if (peer->seen.family != NET_FAMILY_NONE)
+        nat_punch_seen(node->punch, &peer->id, &peer->seen);
     if (is_direct(peer->kind)) {
         uint64_t life_ns = nat_reach_profile(node->reach, NET_FAMILY_V4).life_ns;
         result = nat_path_set_life(node->path, now_ns, &peer->id, life_ns);

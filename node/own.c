@@ -273,7 +273,7 @@ void own_punch_profile(struct node *node)
         .filtering = punch_filtering(v4.filtering),
         .public4 = v4.outer,
         .public6 = v6.outer,
-        .reachable = !node->client && node->public_count > 0,
+        .reachable = is_proven(node),
         .mapping_life_ns = v4.life_ns,
     };
     if (profile.mapping == NAT_PUNCH_SEQUENTIAL) {
