@@ -290,7 +290,8 @@ static void round_over(struct node *node, uint64_t now_ns, const struct nat_punc
               (unsigned long long)(event->elapsed_ns / 1000000), (unsigned)event->probes_sent);
     if (peer == NULL)
         return;
-    peer->punch_next_ns = now_ns + PUNCH_LATER_S * NODE_SECOND_NS;
+    uint64_t ready_ns = nat_punch_ready_ns(node->punch, &event->peer);
+    peer->punch_next_ns = ready_ns > now_ns ? ready_ns : now_ns + PUNCH_LATER_S * NODE_SECOND_NS;
     if (!event->ok)
         peer->second_relay = true;
 }

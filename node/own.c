@@ -305,7 +305,9 @@ void own_changed(struct node *node, uint64_t now_ns)
     verify(node, now_ns, &list);
     dht_set_client(node->dht, client);
     nat_reach_serve(node->reach, !client);
-    bool in_need = client || (node->public_count > 0 && !is_proven(node));
+    /* Behind a NAT that lets strangers in by UDP, those without UDP still need a relay. */
+    bool open = is_proven(node) && has_local(node, NET_FAMILY_V4, NET_SCOPE_GLOBAL);
+    bool in_need = client || (node->public_count > 0 && !open);
     nat_relay_client_set_wanted(node->relay_client, now_ns, in_need ? RELAYS_WANTED : 0);
     if (client != node->client || !node->roles_set) {
         bool relays = !client && node->config.relay;

@@ -197,8 +197,9 @@ void ways_public(struct node *node, const struct id *id, const struct net_addr *
         return;
     while (at < node->public_count && !id_equal(&node->publics[at].id, id))
         at++;
-    if (at == NODE_PUBLICS_MAX) { /* the oldest gives way */
-        memmove(node->publics, node->publics + 1, (NODE_PUBLICS_MAX - 1) * sizeof node->publics[0]);
+    if (at == NODE_PUBLICS_MAX) { /* the oldest gives way, but not the first half: those are the seeds */
+        struct dht_contact *later = node->publics + NODE_PUBLICS_MAX / 2;
+        memmove(later, later + 1, (NODE_PUBLICS_MAX - NODE_PUBLICS_MAX / 2 - 1) * sizeof *later);
         at--;
     } else if (at == node->public_count) {
         node->public_count++;
