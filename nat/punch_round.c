@@ -3,7 +3,7 @@
 static const uint64_t prepare_max_ns = 5000 * PUNCH_MS;
 static const uint64_t invite_max_ns = 10000 * PUNCH_MS;
 static const uint64_t go_wait_ns = 10000 * PUNCH_MS;
-static const uint64_t rest_ns = 500 * PUNCH_MS;       /* the inviter's, before the next attempt */
+static const uint64_t rest_ns = 500 * PUNCH_MS;        /* the inviter's, before the next attempt */
 static const uint64_t rest_wait_ns = 12000 * PUNCH_MS; /* the other side's, for the next INVITE */
 static const uint64_t linger_ns = 3000 * PUNCH_MS;
 static const uint64_t head_start_ns = 200 * PUNCH_MS; /* of the side that goes first in a retry */
