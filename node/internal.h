@@ -35,6 +35,7 @@
 #include "net/uv/tcp.h"
 #include "net/uv/timer.h"
 #include "node/attempts.h"
+#include "node/blockage.h"
 #include "node/config.h"
 #include "node/control.h"
 #include "node/log.h"
@@ -193,8 +194,7 @@ struct node {
     size_t public_count;
     bool by_udp;      /* the datagram being handled came by UDP */
     bool udp_blocked; /* see ways.c */
-    uint64_t udp_heard_ns, udp_asked_ns, udp_try_ns;
-    uint64_t udp_check_ns; /* since when the likeliest nodes are asked too; 0: they are not */
+    struct blockage blockage; /* how udp_blocked is found out */
     uint8_t framed[QUIC_BATCH_MAX + 64 * NAT_RELAY_HEADER];
 
     /* own.c */
@@ -303,7 +303,6 @@ void ways_public(struct node *node, const struct id *id, const struct net_addr *
 struct node_tcp_way *ways_tcp(struct node *node, uint64_t now_ns, const struct net_addr *addr,
                               const struct id *peer);
 void ways_tcp_drop(struct node *node, struct node_tcp_way *way);
-void ways_blocked(struct node *node, uint64_t now_ns, bool blocked);
 void ways_tick(struct node *node, uint64_t now_ns);
 uint64_t ways_deadline_ns(const struct node *node, uint64_t now_ns);
 
