@@ -41,6 +41,7 @@
 #include "node/log.h"
 #include "node/portmap_thread.h"
 #include "node/run.h"
+#include "node/seek.h"
 #include "node/speed.h"
 #include "node/worker.h"
 #include "store/checkpoint.h"
@@ -94,10 +95,12 @@ struct node_peer {
     uint32_t sessions[NODE_PEER_SESSIONS_MAX]; /* tokens of relay sessions up or opening; 0: none */
     uint16_t session_vias[NODE_PEER_SESSIONS_MAX];
     uint64_t session_rates[NODE_PEER_SESSIONS_MAX];
-    uint64_t relay_next_ns;   /* earliest next session */
-    uint64_t punch_next_ns;   /* earliest next round */
-    bool survey_waits;        /* a round of nat/punch waits for a fresh port trend */
-    bool second_relay;        /* punching has failed: a second session stands by */
+    uint64_t session_ups[NODE_PEER_SESSIONS_MAX]; /* since when they stand */
+    struct seek seek;                             /* when the next session may be asked for */
+    size_t relay_turn;                            /* which relay is asked next */
+    uint64_t punch_next_ns;                       /* earliest next round */
+    bool survey_waits;                            /* a round of nat/punch waits for a fresh port trend */
+    bool second_relay;                            /* punching has failed: a second session stands by */
     uint64_t reset_ns;        /* when QUIC's congestion state starts afresh; 0: nothing is due */
     enum nat_route_kind kind; /* of the route in use */
     struct net_addr route;
@@ -192,8 +195,8 @@ struct node {
     struct node_tcp_way tcp_ways[NODE_TCP_WAYS_MAX];
     struct dht_contact publics[NODE_PUBLICS_MAX];
     size_t public_count;
-    bool by_udp;      /* the datagram being handled came by UDP */
-    bool udp_blocked; /* see ways.c */
+    bool by_udp;              /* the datagram being handled came by UDP */
+    bool udp_blocked;         /* see ways.c */
     struct blockage blockage; /* how udp_blocked is found out */
     uint8_t framed[QUIC_BATCH_MAX + 64 * NAT_RELAY_HEADER];
 
