@@ -60,6 +60,9 @@ enum {
     NODE_WAITS_MAX = 64,          /* control calls that wait for a DHT answer */
     NODE_CONNECTIONS_WANTED = 32, /* members we stay connected to, partner on demand beside them */
     NODE_STRANGERS_MAX = 64,      /* peers we talk to only because they probe us */
+    NODE_PEERS_RESERVED = 64,     /* places that no connection takes which only the other side wanted */
+    NODE_CONTACTS_LOADED = 32,    /* of the last run: the DHT's places for seeds are for others too */
+    NODE_LAN_CONTACTS = 16,       /* addresses of the LAN that become seeds of the DHT, in a node's life */
     NODE_WEIGHTS_MAX = 4,         /* samples and exports at once: each holds a copy of the model */
     NODE_PEER_SESSIONS_MAX = 2,   /* relay sessions to one peer */
     NODE_RPC_CHAIN = 1,           /* chain_request.h -> chain frame of crdt/ */
@@ -209,6 +212,8 @@ struct node {
     struct net_uv_lan *lan;
     struct nat_punch *punch;
     void *reach_block, *relay_block, *relay_client_block, *portmap_block, *punch_block;
+    struct dht_contact lan_contacts[NODE_LAN_CONTACTS];
+    size_t lan_contact_count;
     char lan_reason[NET_UV_LAN_REASON_SIZE]; /* why LAN discovery does not run; empty: it does */
     struct net_addr locals[NODE_LOCALS_MAX]; /* interface addresses, global and private */
     size_t local_count;
