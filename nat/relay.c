@@ -519,6 +519,15 @@ size_t nat_relay_nodes(struct nat_relay *relay, uint64_t now_ns, struct nat_rela
     return count;
 }
 
+int nat_relay_addr(const struct nat_relay *relay, uint64_t now_ns, const struct id *id, struct net_addr *addr)
+{
+    const struct relay_node *node = relay_node_find(relay, id);
+    if (node == NULL || !node->reserved || node->lease_until_ns <= now_ns)
+        return ERR_NOT_FOUND;
+    *addr = node->addr;
+    return ERR_OK;
+}
+
 size_t nat_relay_sessions(const struct nat_relay *relay, uint64_t now_ns, struct nat_relay_session_info out[],
                           size_t cap)
 {

@@ -170,6 +170,10 @@ bool nat_relay_poll_send(struct nat_relay *relay, uint64_t now_ns, struct net_me
 /* Nodes served, at most cap; returns how many. */
 size_t nat_relay_nodes(struct nat_relay *relay, uint64_t now_ns, struct nat_relay_node_info out[],
                        size_t cap);
+/* Where the node that holds a reservation here is reached, by its proven address.  ERR_NOT_FOUND: it holds
+ * none. */
+MUST_USE int nat_relay_addr(const struct nat_relay *relay, uint64_t now_ns, const struct id *id,
+                            struct net_addr *addr);
 /* Sessions offered, open or just ended, at most cap; returns how many. */
 size_t nat_relay_sessions(const struct nat_relay *relay, uint64_t now_ns, struct nat_relay_session_info out[],
                           size_t cap);

@@ -79,6 +79,7 @@ struct nat_relay_client_event {
     uint64_t volume;  /* bytes left */
     uint32_t lease_s; /* of the reservation; of a session: its life without a KEEP */
     enum nat_relay_reason reason;
+    bool answers; /* events of sessions: the relay has answered anything, ever */
 };
 
 /* A relay, for people and tests. */

@@ -195,6 +195,7 @@ static void session_event(struct nat_relay_client *client, const struct rc_sessi
                          .volume = session->volume,
                          .lease_s = session->lease_s,
                          .reason = (enum nat_relay_reason)reason,
+                         .answers = relay->heard_ns != 0,
                      });
 }
 

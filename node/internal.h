@@ -35,11 +35,13 @@
 #include "net/uv/tcp.h"
 #include "net/uv/timer.h"
 #include "node/attempts.h"
+#include "node/blockage.h"
 #include "node/config.h"
 #include "node/control.h"
 #include "node/log.h"
 #include "node/portmap_thread.h"
 #include "node/run.h"
+#include "node/seek.h"
 #include "node/speed.h"
 #include "node/worker.h"
 #include "store/checkpoint.h"
@@ -58,6 +60,9 @@ enum {
     NODE_WAITS_MAX = 64,          /* control calls that wait for a DHT answer */
     NODE_CONNECTIONS_WANTED = 32, /* members we stay connected to, partner on demand beside them */
     NODE_STRANGERS_MAX = 64,      /* peers we talk to only because they probe us */
+    NODE_PEERS_RESERVED = 64,     /* places that no connection takes which only the other side wanted */
+    NODE_CONTACTS_LOADED = 32,    /* of the last run: the DHT's places for seeds are for others too */
+    NODE_LAN_CONTACTS = 16,       /* addresses of the LAN that become seeds of the DHT, in a node's life */
     NODE_WEIGHTS_MAX = 4,         /* samples and exports at once: each holds a copy of the model */
     NODE_PEER_SESSIONS_MAX = 2,   /* relay sessions to one peer */
     NODE_RPC_CHAIN = 1,           /* chain_request.h -> chain frame of crdt/ */
@@ -93,10 +98,12 @@ struct node_peer {
     uint32_t sessions[NODE_PEER_SESSIONS_MAX]; /* tokens of relay sessions up or opening; 0: none */
     uint16_t session_vias[NODE_PEER_SESSIONS_MAX];
     uint64_t session_rates[NODE_PEER_SESSIONS_MAX];
-    uint64_t relay_next_ns;   /* earliest next session */
-    uint64_t punch_next_ns;   /* earliest next round */
-    bool survey_waits;        /* a round of nat/punch waits for a fresh port trend */
-    bool second_relay;        /* punching has failed: a second session stands by */
+    uint64_t session_ups[NODE_PEER_SESSIONS_MAX]; /* since when they stand */
+    struct seek seek;                             /* when the next session may be asked for */
+    size_t relay_turn;                            /* which relay is asked next */
+    uint64_t punch_next_ns;                       /* earliest next round */
+    bool survey_waits;                            /* a round of nat/punch waits for a fresh port trend */
+    bool second_relay;                            /* punching has failed: a second session stands by */
     uint64_t reset_ns;        /* when QUIC's congestion state starts afresh; 0: nothing is due */
     enum nat_route_kind kind; /* of the route in use */
     struct net_addr route;
@@ -192,10 +199,9 @@ struct node {
     struct node_tcp_way tcp_ways[NODE_TCP_WAYS_MAX];
     struct dht_contact publics[NODE_PUBLICS_MAX];
     size_t public_count;
-    bool by_udp;      /* the datagram being handled came by UDP */
-    bool udp_blocked; /* see ways.c */
-    uint64_t udp_heard_ns, udp_asked_ns, udp_try_ns;
-    uint64_t udp_check_ns; /* since when the likeliest nodes are asked too; 0: they are not */
+    bool by_udp;              /* the datagram being handled came by UDP */
+    bool udp_blocked;         /* see ways.c */
+    struct blockage blockage; /* how udp_blocked is found out */
     uint8_t framed[QUIC_BATCH_MAX + 64 * NAT_RELAY_HEADER];
 
     /* own.c */
@@ -207,6 +213,8 @@ struct node {
     struct net_uv_lan *lan;
     struct nat_punch *punch;
     void *reach_block, *relay_block, *relay_client_block, *portmap_block, *punch_block;
+    struct dht_contact lan_contacts[NODE_LAN_CONTACTS];
+    size_t lan_contact_count;
     char lan_reason[NET_UV_LAN_REASON_SIZE]; /* why LAN discovery does not run; empty: it does */
     struct net_addr locals[NODE_LOCALS_MAX]; /* interface addresses, global and private */
     size_t local_count;
@@ -304,7 +312,6 @@ void ways_public(struct node *node, const struct id *id, const struct net_addr *
 struct node_tcp_way *ways_tcp(struct node *node, uint64_t now_ns, const struct net_addr *addr,
                               const struct id *peer);
 void ways_tcp_drop(struct node *node, struct node_tcp_way *way);
-void ways_blocked(struct node *node, uint64_t now_ns, bool blocked);
 void ways_tick(struct node *node, uint64_t now_ns);
 uint64_t ways_deadline_ns(const struct node *node, uint64_t now_ns);
 

@@ -14,8 +14,6 @@
 #include "node/internal.h"
 
 enum {
-    SEEK_AGAIN_S = 4, /* between two sessions asked for a peer without a route */
-    STANDBY_AGAIN_S = 20,
     RESET_AFTER_MS = 50, /* least wait after a change from a route that still works */
     PUNCH_LATER_S = 30,
     SHAPE_BELOW = 50, /* QUIC keeps a fiftieth below what a relay grants */
@@ -41,17 +39,25 @@ static size_t session_slot(const struct node_peer *peer, uint32_t token)
 /* The peer holds a reservation on this very node: where it keeps its NAT open for us. */
 static void offer_leg(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
-    struct nat_relay_node_info infos[32];
-    size_t count = nat_relay_nodes(node->relay, now_ns, infos, sizeof infos / sizeof infos[0]);
-    for (size_t i = 0; i < count; i++) {
-        if (!id_equal(&infos[i].id, &peer->id) || infos[i].addr.family == NET_FAMILY_NONE)
-            continue;
-        enum nat_route_kind kind = net_via_is_tcp(infos[i].addr.via) ? NAT_ROUTE_TCP : NAT_ROUTE_PUNCHED;
-        if (nat_path_peer_add(node->path, now_ns, &peer->id) == ERR_OK) {
-            int result = nat_path_candidate_add(node->path, now_ns, &peer->id, &infos[i].addr, kind);
-            (void)result; /* ERR_FULL: it has better ones */
-        }
+    struct net_addr leg;
+    if (nat_relay_addr(node->relay, now_ns, &peer->id, &leg) < 0)
+        return;
+    enum nat_route_kind kind = net_via_is_tcp(leg.via) ? NAT_ROUTE_TCP : NAT_ROUTE_PUNCHED;
+    if (nat_path_peer_add(node->path, now_ns, &peer->id) == ERR_OK) {
+        int result = nat_path_candidate_add(node->path, now_ns, &peer->id, &leg, kind);
+        (void)result; /* ERR_FULL: it has better ones */
     }
+}
+
+static void close_session(struct node *node, struct node_peer *peer, size_t slot, uint64_t now_ns)
+{
+    if (peer->sessions[slot] == 0)
+        return;
+    nat_relay_client_close(node->relay_client, now_ns, peer->sessions[slot]);
+    if (peer->session_vias[slot] != 0)
+        nat_path_via_closed(node->path, now_ns, peer->session_vias[slot]);
+    peer->sessions[slot] = 0;
+    peer->session_vias[slot] = 0;
 }
 
 /* Opens one more session to the peer through a relay of its that none goes through yet; false: there is none.
@@ -60,17 +66,18 @@ static bool open_session(struct node *node, struct node_peer *peer, uint64_t now
 {
     size_t slot = session_slot(peer, 0);
     for (size_t i = 0; i < peer->relay_count && slot < NODE_PEER_SESSIONS_MAX; i++) {
+        const struct nat_relay_place *at = &peer->relays[(peer->relay_turn + i) % peer->relay_count];
         uint32_t token;
-        if (id_equal(&peer->relays[i].id, &node->identity.id)) {
+        if (id_equal(&at->id, &node->identity.id)) {
             offer_leg(node, peer, now_ns);
             continue;
         }
-        if (nat_relay_client_open(node->relay_client, now_ns, &peer->id, &peer->relays[i].id,
-                                  &peer->relays[i].addr, &token) < 0)
+        if (nat_relay_client_open(node->relay_client, now_ns, &peer->id, &at->id, &at->addr, &token) < 0)
             continue;
-        attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_RELAY_OPEN, &peer->relays[i].addr, ERR_OK);
+        attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_RELAY_OPEN, &at->addr, ERR_OK);
         peer->sessions[slot] = token;
         peer->session_vias[slot] = 0;
+        peer->relay_turn += i + 1;
         return true;
     }
     return false;
@@ -78,9 +85,15 @@ static bool open_session(struct node *node, struct node_peer *peer, uint64_t now
 
 void meet_seek(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
-    if (peer->relay_count == 0 || now_ns < peer->relay_next_ns)
+    if (peer->relay_count == 0 || !seek_due(&peer->seek, now_ns))
         return;
-    peer->relay_next_ns = now_ns + SEEK_AGAIN_S * NODE_SECOND_NS;
+    seek_opened(&peer->seek, now_ns, false);
+    /* A relay may invent sessions with anybody: those that lead nowhere may not keep out the one that does.
+     */
+    for (size_t i = 0; i < NODE_PEER_SESSIONS_MAX && session_slot(peer, 0) == NODE_PEER_SESSIONS_MAX; i++) {
+        if (peer->session_vias[i] != 0 && now_ns >= peer->session_ups[i] + MS(SEEK_USELESS_MS))
+            close_session(node, peer, i, now_ns);
+    }
     (void)open_session(node, peer, now_ns);
 }
 
@@ -90,6 +103,12 @@ void meet_record(struct node *node, struct node_peer *peer, struct bytes extra)
     int count = nat_relay_extra_read(extra, places);
     if (count <= 0)
         return;
+    bool same = peer->relay_count == (size_t)count;
+    for (size_t i = 0; i < (size_t)count && same; i++)
+        same = id_equal(&peer->relays[i].id, &places[i].id) &&
+               net_addr_equal(&peer->relays[i].addr, &places[i].addr);
+    if (!same)
+        seek_hurry(&peer->seek, node_now_ns());
     memcpy(peer->relays, places, sizeof peer->relays);
     peer->relay_count = (size_t)count;
     if (!peer->connected)
@@ -109,13 +128,13 @@ static void session_up(struct node *node, uint64_t now_ns, const struct nat_rela
     peer->session_rates[slot] = event->rate;
     if (event->seen.family != NET_FAMILY_NONE)
         peer->seen = event->seen;
+    peer->session_ups[slot] = now_ns;
+    seek_up(&peer->seek);
     int result = nat_path_peer_add(node->path, now_ns, &peer->id);
     if (result == ERR_OK)
         result = nat_path_candidate_add(node->path, now_ns, &peer->id, &event->route, NAT_ROUTE_RELAYED);
-    if (result < 0) {
-        nat_relay_client_close(node->relay_client, now_ns, event->token);
-        peer->sessions[slot] = 0;
-    }
+    if (result < 0)
+        close_session(node, peer, slot, now_ns);
 }
 
 static void session_offered(struct node *node, uint64_t now_ns, const struct nat_relay_client_event *event)
@@ -151,7 +170,9 @@ static void session_over(struct node *node, uint64_t now_ns, const struct nat_re
         peer->sessions[slot] = 0;
         peer->session_vias[slot] = 0;
         if (event->type == NAT_RELAY_SESSION_DOWN)
-            peer->relay_next_ns = now_ns;
+            seek_hurry(&peer->seek, now_ns);
+        else
+            seek_failed(&peer->seek, now_ns, !event->answers);
         if (event->reason == NAT_RELAY_BY_NO_RESERVATION)
             peer->lookup_next_ns = now_ns; /* its record is out of date */
     }
@@ -370,7 +391,7 @@ void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
 {
     if (event->type == NAT_PATH_ROUTE_DEAD) {
         peer->kind = NAT_ROUTE_NONE;
-        peer->relay_next_ns = now_ns;
+        seek_hurry(&peer->seek, now_ns);
         peer->lookup_next_ns = now_ns;
         nat_punch_forget(node->punch, now_ns, &peer->id);
         return;
@@ -397,14 +418,8 @@ void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
 
 void meet_forget(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
-    for (size_t i = 0; i < NODE_PEER_SESSIONS_MAX; i++) {
-        if (peer->sessions[i] == 0)
-            continue;
-        nat_relay_client_close(node->relay_client, now_ns, peer->sessions[i]);
-        if (peer->session_vias[i] != 0)
-            nat_path_via_closed(node->path, now_ns, peer->session_vias[i]);
-        peer->sessions[i] = 0;
-    }
+    for (size_t i = 0; i < NODE_PEER_SESSIONS_MAX; i++)
+        close_session(node, peer, i, now_ns);
     nat_punch_forget(node->punch, now_ns, &peer->id);
 }
 
@@ -456,8 +471,8 @@ static void tick_peer(struct node *node, struct node_peer *peer, uint64_t now_ns
     if (!node->udp_blocked && now_ns >= peer->punch_next_ns)
         punch(node, peer, now_ns, false);
     bool standing = peer->kind == NAT_ROUTE_RELAYED && peer->second_relay && session_slot(peer, 0) == 1;
-    if (standing && peer->relay_count > 0 && now_ns >= peer->relay_next_ns) {
-        peer->relay_next_ns = now_ns + STANDBY_AGAIN_S * NODE_SECOND_NS;
+    if (standing && peer->relay_count > 0 && seek_due(&peer->seek, now_ns)) {
+        seek_opened(&peer->seek, now_ns, true);
         (void)open_session(node, peer, now_ns);
     }
 }

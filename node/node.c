@@ -110,7 +110,9 @@ static void load_contacts(struct node *node)
     if (len <= 0)
         return;
     struct pack_reader r = pack_parse(bytes_of(value, (size_t)len), tokens, 2 * SAVED_CONTACTS_MAX + 1);
-    for (size_t left = pack_read_array(&r, 2 * SAVED_CONTACTS_MAX) / 2; left > 0 && !r.failed; left--) {
+    size_t left = pack_read_array(&r, 2 * SAVED_CONTACTS_MAX) / 2;
+    /* All may be gone by now, and must not keep the seeds out. */
+    for (left = left < NODE_CONTACTS_LOADED ? left : NODE_CONTACTS_LOADED; left > 0 && !r.failed; left--) {
         struct dht_contact contact;
         pack_read_id(&r, &contact.id);
         if (net_addr_decode(pack_read_bin(&r, NET_ADDR_WIRE_MAX), &contact.addr) == ERR_OK && !r.failed &&

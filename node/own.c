@@ -506,6 +506,21 @@ uint64_t own_deadline_ns(const struct node *node)
 
 /* ---- LAN ---- */
 
+/* The LAN may announce ever new nodes; the DHT keeps its seeds, of which there are few, for good. */
+static void lan_contact(struct node *node, uint64_t now_ns, const struct dht_contact *contact)
+{
+    size_t at = 0;
+    while (at < node->lan_contact_count && !(id_equal(&node->lan_contacts[at].id, &contact->id) &&
+                                             net_addr_equal(&node->lan_contacts[at].addr, &contact->addr)))
+        at++;
+    if (at == NODE_LAN_CONTACTS)
+        return;
+    node->lan_contacts[at] = *contact;
+    node->lan_contact_count += at == node->lan_contact_count;
+    int result = dht_bootstrap(node->dht, now_ns, contact);
+    (void)result; /* ERR_FULL: there are seeds enough */
+}
+
 static void lan_found(void *user, const struct net_uv_lan_peer *found)
 {
     struct node *node = user;
@@ -515,8 +530,7 @@ static void lan_found(void *user, const struct net_uv_lan_peer *found)
         if (peer != NULL)
             peers_add_addr(node, peer, &found->addrs[i]);
         struct dht_contact contact = {.id = found->id, .addr = found->addrs[i]};
-        int result = dht_bootstrap(node->dht, now_ns, &contact);
-        (void)result; /* ERR_FULL: there are seeds enough */
+        lan_contact(node, now_ns, &contact);
     }
     node_pump(node, now_ns);
 }

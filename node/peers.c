@@ -102,7 +102,7 @@ struct node_peer *peers_admit(struct node *node, uint64_t now_ns, const struct i
 {
     size_t strangers = 0;
     struct node_peer *peer = peers_find(node, id);
-    if (peer != NULL && peer->wanted_until_ns >= now_ns)
+    if (peer != NULL && (peer->connected || peer->wanted_until_ns >= now_ns))
         return peer;
     for (size_t i = 0; i < NODE_PEERS_MAX; i++)
         strangers += node->peers[i].used && node->peers[i].stranger;
@@ -133,10 +133,22 @@ struct node_peer *peers_want(struct node *node, const struct id *id, const struc
     return peer;
 }
 
+/* Whoever dials us may stay, as long as there is room left for those that we want ourselves. */
+static struct node_peer *place_of_connected(struct node *node, const struct id *id)
+{
+    struct node_peer *peer = peers_find(node, id);
+    size_t used = 0;
+    if (peer != NULL)
+        return peer;
+    for (size_t i = 0; i < NODE_PEERS_MAX; i++)
+        used += node->peers[i].used;
+    return used < NODE_PEERS_MAX - NODE_PEERS_RESERVED ? peers_get(node, id) : NULL;
+}
+
 void peers_connected(struct node *node, const struct quic_event *event)
 {
     uint64_t now_ns = node_now_ns();
-    struct node_peer *peer = peers_get(node, &event->peer);
+    struct node_peer *peer = place_of_connected(node, &event->peer);
     if (peer == NULL) {
         quic_disconnect(node->quic, now_ns, &event->peer, ERR_FULL);
         return;

@@ -5,23 +5,15 @@
  * decided here.  Packets to a relay session get its frame head and go to the relay, by whatever way that is
  * reached. Frames that arrive are taken apart when the session is ours, and handed on when we are the relay.
  * And where UDP is blocked, what is meant for a global address of the main port goes over a TCP link to the
- * same host instead, dialled when first needed, while the rest of the node sees no difference:
- *
- *     OPEN --UDP asked, silent for UDP_PATIENCE--> CHECKING --a TCP link to a seed or relay opens--> BLOCKED
- *       ^                                             |                                              |
- *       +----------- any authentic UDP datagram from outside ----------------------------------------+
- *
- * CHECKING: silence may only mean that we ask the wrong nodes, so those most likely to answer are asked
- * first, and TCP is tried when they are silent too. */
+ * same host instead, dialled when first needed, while the rest of the node sees no difference: blockage.h
+ * tells how that is found out. */
 #include <string.h>
 
 #include "node/internal.h"
 
 enum {
-    UDP_PATIENCE_MS = 2500, /* without any answer from outside before TCP is tried */
-    UDP_CHECK_MS = 1500,    /* for those that are most likely to answer */
-    UDP_CHECKED = 4,        /* how many of them are asked */
-    UDP_TRY_MS = 5000,      /* while blocked, one datagram goes by UDP too, this often */
+    UDP_CHECKED = 4, /* how many of the nodes that are most likely to answer are asked */
+    WAY_IDLE_S = 60, /* where UDP gets through, a link that nothing went by for so long is ended */
     HTTPS_PORT = 443,
     HTTPS_AFTER_MS = 800, /* an unanswered dial to a node's own port: 443 is tried beside it */
     DIAL_GIVE_UP_MS = 6000,
@@ -128,8 +120,6 @@ void ways_tcp_link(struct node *node, uint64_t now_ns, const struct net_uv_tcp_i
             if (reason == ERR_OK && way->open == 0) {
                 way->open = info->addr.via;
                 way->link = info->addr;
-                if (node->udp_check_ns != 0 && now_ns >= node->udp_check_ns + MS(UDP_CHECK_MS))
-                    ways_blocked(node, now_ns, true);
                 if (way->via[1 - k] != 0 && net_uv_tcp_drop(node->tcp, way->via[1 - k]) < 0)
                     way->via[1 - k] = 0;
             } else if (reason != ERR_OK) {
@@ -145,12 +135,9 @@ void ways_tcp_link(struct node *node, uint64_t now_ns, const struct net_uv_tcp_i
         nat_path_via_closed(node->path, now_ns, info->addr.via);
 }
 
-void ways_blocked(struct node *node, uint64_t now_ns, bool blocked)
+static void set_blocked(struct node *node, uint64_t now_ns, bool blocked)
 {
-    if (node->udp_blocked == blocked)
-        return;
     node->udp_blocked = blocked;
-    node->udp_try_ns = now_ns;
     if (blocked)
         node_info(node, TRACE_LEVEL_WARN,
                   "no UDP gets through to the outside: using TCP links instead, which is slower; other nodes "
@@ -161,33 +148,62 @@ void ways_blocked(struct node *node, uint64_t now_ns, bool blocked)
     nat_relay_client_moved(node->relay_client, now_ns);
 }
 
-static void ask_publics(struct node *node, uint64_t now_ns)
+static void ask(struct node *node, uint64_t now_ns, const struct id *id, const struct net_addr *addr)
+{
+    struct dht_contact contact = {.id = *id, .addr = *addr};
+    uint32_t handle;
+    int result = dht_ping(node->dht, now_ns, &contact, &handle);
+    (void)result; /* ERR_FULL: the hash table asks enough by itself */
+}
+
+static bool link_stands(const struct node *node)
+{
+    for (size_t i = 0; i < NODE_TCP_WAYS_MAX; i++) {
+        if (node->tcp_ways[i].used && node->tcp_ways[i].open != 0)
+            return true;
+    }
+    return false;
+}
+
+/* The last ones that we heard of, and those that TCP shows to be there. */
+static void ask_likeliest(struct node *node, uint64_t now_ns)
 {
     for (size_t i = 0; i < node->public_count && i < UDP_CHECKED; i++) {
-        uint32_t handle;
-        int result = dht_ping(node->dht, now_ns, &node->publics[i], &handle);
-        (void)result; /* ERR_FULL: the hash table asks enough by itself */
+        const struct dht_contact *public = &node->publics[node->public_count - 1 - i];
+        ask(node, now_ns, &public->id, &public->addr);
+    }
+    for (size_t i = 0; i < NODE_TCP_WAYS_MAX; i++) {
+        const struct node_tcp_way *way = &node->tcp_ways[i];
+        if (way->used && way->open != 0)
+            ask(node, now_ns, &way->peer, &way->addr);
     }
 }
 
-/* UDP to the outside has been asked and says nothing: see whether others answer, then whether TCP does
- * better.
- */
 static void suspect(struct node *node, uint64_t now_ns)
 {
-    if (node->udp_asked_ns <= node->udp_heard_ns)
-        node->udp_check_ns = 0;
-    if (node->tcp == NULL || node->udp_blocked || node->public_count == 0 ||
-        node->udp_asked_ns <= node->udp_heard_ns || now_ns < node->udp_asked_ns + MS(UDP_PATIENCE_MS))
+    if (node->tcp == NULL || node->public_count == 0)
         return;
-    if (node->udp_check_ns == 0) {
-        node->udp_check_ns = now_ns;
-        ask_publics(node, now_ns);
+    switch (blockage_step(&node->blockage, now_ns, link_stands(node))) {
+    case BLOCKAGE_NOTHING:
+        break;
+    case BLOCKAGE_CHECK:
+        for (size_t i = 0; i < NODE_TCP_WAYS_MAX; i++) {
+            if (node->tcp_ways[i].used)
+                ways_tcp_drop(node, &node->tcp_ways[i]);
+        }
+        ask_likeliest(node, now_ns);
+        break;
+    case BLOCKAGE_JUDGE:
+        ask_likeliest(node, now_ns);
+        break;
+    case BLOCKAGE_DIAL:
+        for (size_t i = 0; i < node->public_count; i++)
+            (void)ways_tcp(node, now_ns, &node->publics[i].addr, &node->publics[i].id);
+        break;
+    case BLOCKAGE_BLOCKED:
+        set_blocked(node, now_ns, true);
+        break;
     }
-    if (now_ns < node->udp_check_ns + MS(UDP_CHECK_MS))
-        return;
-    for (size_t i = 0; i < node->public_count; i++)
-        (void)ways_tcp(node, now_ns, &node->publics[i].addr, &node->publics[i].id);
 }
 
 void ways_public(struct node *node, const struct id *id, const struct net_addr *addr)
@@ -213,19 +229,19 @@ void ways_tick(struct node *node, uint64_t now_ns)
 {
     suspect(node, now_ns);
     for (size_t i = 0; i < NODE_TCP_WAYS_MAX; i++) {
-        if (dialling(&node->tcp_ways[i]))
-            tick_dial(node, &node->tcp_ways[i], now_ns);
+        struct node_tcp_way *way = &node->tcp_ways[i];
+        if (dialling(way))
+            tick_dial(node, way, now_ns);
+        else if (way->used && !node->udp_blocked && now_ns >= way->used_ns + WAY_IDLE_S * NODE_SECOND_NS)
+            ways_tcp_drop(node, way); /* others may need the place at its other end */
     }
 }
 
 uint64_t ways_deadline_ns(const struct node *node, uint64_t now_ns)
 {
-    uint64_t next = UINT64_MAX;
     if (node->tcp == NULL)
-        return next;
-    if (!node->udp_blocked && node->udp_asked_ns > node->udp_heard_ns && node->public_count > 0)
-        next = now_ns < node->udp_asked_ns + MS(UDP_PATIENCE_MS) ? node->udp_asked_ns + MS(UDP_PATIENCE_MS)
-                                                                 : now_ns + MS(250);
+        return UINT64_MAX;
+    uint64_t next = node->public_count > 0 ? blockage_deadline_ns(&node->blockage, now_ns) : UINT64_MAX;
     for (size_t i = 0; i < NODE_TCP_WAYS_MAX; i++) {
         if (dialling(&node->tcp_ways[i]) && now_ns + MS(200) < next)
             next = now_ns + MS(200);
@@ -240,14 +256,13 @@ static int send_main(struct node *node, uint64_t now_ns, const struct id *peer, 
 {
     if (!outside(to))
         return net_uv_socket_send(node->socket, to, data, len, segment);
-    if (node->udp_asked_ns <= node->udp_heard_ns)
-        node->udp_asked_ns = now_ns;
+    blockage_asked(&node->blockage, now_ns);
     if (node->udp_blocked) {
         struct node_tcp_way *way = way_to(node, to);
         if (way == NULL && peer != NULL)
             way = ways_tcp(node, now_ns, to, peer);
-        if (now_ns >= node->udp_try_ns + MS(UDP_TRY_MS) && segment == 0) {
-            node->udp_try_ns = now_ns;
+        if (segment == 0 && blockage_try(&node->blockage, now_ns)) {
+            nat_reach_contacted(node->reach, now_ns, to);
             int tried = net_uv_socket_send(node->socket, to, data, len, segment);
             (void)tried; /* it is only asked whether UDP gets through again */
         }
@@ -308,12 +323,8 @@ int ways_send(struct node *node, uint64_t now_ns, const struct id *peer, const s
 
 void ways_heard(struct node *node, uint64_t now_ns, const struct net_addr *from)
 {
-    if (node->by_udp && outside(from)) {
-        node->udp_heard_ns = now_ns;
-        node->udp_check_ns = 0;
-        if (node->udp_blocked)
-            ways_blocked(node, now_ns, false);
-    }
+    if (node->by_udp && outside(from) && blockage_heard(&node->blockage, now_ns))
+        set_blocked(node, now_ns, false);
 }
 
 /* Hands a run of frames on: in one piece when they lie one after the other, as a receive batch does. */

@@ -43,6 +43,27 @@ Test(relay, joins_two_nodes)
     bench_close(b);
 }
 
+/* However many others are remembered, the address of each that holds a place is told, and of no other. */
+Test(relay, tells_where_its_clients_are)
+{
+    struct nat_relay_config config = nat_relay_config_default();
+    struct bench *b = bench_open(&config);
+    struct net_addr at;
+    for (unsigned i = 2; i < 102; i++)
+        cr_assert(reserve(b, i), "%u", i);
+    for (unsigned i = 2; i < 102; i++) {
+        struct id id = node_id(i);
+        struct net_addr proven = node_addr(i);
+        cr_assert_eq(nat_relay_addr(b->relay, b->now_ns, &id, &at), ERR_OK, "%u", i);
+        cr_assert(net_addr_equal(&at, &proven));
+    }
+    struct id stranger = node_id(102), gone = node_id(2);
+    cr_assert_eq(nat_relay_addr(b->relay, b->now_ns, &stranger, &at), ERR_NOT_FOUND);
+    b->now_ns += config.lease_ns;
+    cr_assert_eq(nat_relay_addr(b->relay, b->now_ns, &gone, &at), ERR_NOT_FOUND);
+    bench_close(b);
+}
+
 /* A third party accepts, declines, closes, keeps or moves nothing of a session that is not its own. */
 Test(relay, strangers_change_nothing)
 {

@@ -151,6 +151,7 @@ Test(relay_client, failures_say_why)
     const struct nat_relay_client_event *failed = net_event(world, A, NAT_RELAY_SESSION_FAILED);
     cr_assert_not_null(failed);
     cr_assert_eq(failed->reason, NAT_RELAY_BY_NO_RESERVATION);
+    cr_assert(failed->answers, "it was the relay itself that refused");
     reserve(world);
     world->nodes[B].declines = true;
     (void)open_to_b(world, R1);
@@ -164,6 +165,7 @@ Test(relay_client, failures_say_why)
     (void)open_to_b(world, R2);
     net_run(world, 9000 * MS);
     cr_assert_eq(net_event(world, A, NAT_RELAY_SESSION_FAILED)->reason, NAT_RELAY_BY_LOST);
+    cr_assert_not(net_event(world, A, NAT_RELAY_SESSION_FAILED)->answers, "nobody was ever there");
     cr_assert_eq(net_event_count(world, A, NAT_RELAY_SESSION_FAILED), 4);
     cr_assert_eq(nat_relay_client_session_count(world->nodes[A].client), 0);
     net_close(world);
