@@ -33,6 +33,7 @@
     X(ERR_BUSY, -20006, "another exchange is in progress")                                                \
     X(ERR_AGAIN, -20007, "not now: call again when more input or room has come")                          \
     X(ERR_UNREACHABLE, -20008, "no route to the peer is known")                                           \
+    X(ERR_NO_ADDRESS, -20009, "the router has no public address to share")                                \
     /* This machine's fault: say so to the person, stop using the resource. */                            \
     X(ERR_CORRUPT, -30001, "stored bytes fail their checksum")                                            \
     X(ERR_IO, -30002, "reading or writing failed")                                                        \

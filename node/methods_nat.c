@@ -116,7 +116,7 @@ static bool is_double_nat(const struct node *node)
     size_t count = mappings(node, infos);
     bool inner = node->portmap_inner;
     for (size_t i = 0; i < count; i++)
-        inner = inner || infos[i].standing == NAT_PORTMAP_INNER;
+        inner = inner || infos[i].standing == NAT_PORTMAP_INNER || infos[i].error == ERR_NO_ADDRESS;
     return inner;
 }
 

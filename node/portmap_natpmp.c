@@ -63,8 +63,9 @@ static int error_of(int code)
     case NATPMP_ERR_UNSUPPORTEDOPCODE:
         return ERR_UNSUPPORTED;
     case NATPMP_ERR_NOTAUTHORIZED:
-    case NATPMP_ERR_NETWORKFAILURE:
         return ERR_REFUSED;
+    case NATPMP_ERR_NETWORKFAILURE:
+        return ERR_NO_ADDRESS;
     case NATPMP_ERR_OUTOFRESOURCES:
         return ERR_FULL;
     case NATPMP_ERR_NOGATEWAYSUPPORT:

@@ -133,6 +133,8 @@ static int error_of(uint8_t result)
         return ERR_FULL;
     case NAT_PCP_MALFORMED_REQUEST:
         return ERR_MALFORMED;
+    case NAT_PCP_NETWORK_FAILURE:
+        return ERR_NO_ADDRESS;
     case NAT_PCP_UNSUPP_OPCODE:
     case NAT_PCP_UNSUPP_PROTOCOL:
         return ERR_UNSUPPORTED;

@@ -17,8 +17,10 @@ static const struct {
     const char *name;
     int error;
 } error_names[] = {
-    {"timeout", ERR_TIMEOUT}, {"unreachable", ERR_UNREACHABLE}, {"refused", ERR_REFUSED},
-    {"full", ERR_FULL},       {"malformed", ERR_MALFORMED},     {"unsupported", ERR_UNSUPPORTED},
+    {"timeout", ERR_TIMEOUT},       {"unreachable", ERR_UNREACHABLE},
+    {"refused", ERR_REFUSED},       {"full", ERR_FULL},
+    {"malformed", ERR_MALFORMED},   {"unsupported", ERR_UNSUPPORTED},
+    {"no-address", ERR_NO_ADDRESS},
 };
 
 static int spawn_with(const struct portmap_env *env, char *const argv[], int out, pid_t *pid)

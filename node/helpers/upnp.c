@@ -158,8 +158,11 @@ static int add(const struct device *device, const struct request *request, const
     const char *lease = request->lifetime_s;
     int code = UPNP_GetExternalIPAddress(device->urls.controlURL, device->data.first.servicetype, ip);
     if (code != UPNPCOMMAND_SUCCESS)
-        return fail(name_of(code), code);
+        return fail(code == IGD_ACTION_FAILED ? "no-address" : name_of(code), code);
     ip[sizeof ip - 1] = '\0';
+    /* What routers say that have no address, or keep a private one of their provider's to themselves. */
+    if (ip[0] == '\0' || strcmp(ip, "0.0.0.0") == 0)
+        return fail("no-address", 0);
     if (inet_pton(AF_INET, ip, &parsed) != 1)
         return fail("malformed", 0);
     unsigned port = request->outer_port;
