@@ -4,7 +4,7 @@
 
 #include "base/pack.h"
 
-enum { TOKENS_MAX = 64, PAIRS_MAX = 8 };
+enum { TOKENS_MAX = 128, PAIRS_MAX = 8 };
 
 /* Keys; every frame has its own meaning of none of them. */
 enum { KEY_DIRECTION = 1, KEY_BYTES = 2, KEY_HASH = 3, KEY_GAPS = 4 };

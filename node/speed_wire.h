@@ -13,7 +13,7 @@ enum {
     SPEED_DATA_MAX = 16 * 1024, /* small, so that a pause shows even when a frame takes long to arrive */
     SPEED_FRAME_MAX = 1 + SPEED_DATA_MAX,
     SPEED_NOTE_MAX = 512, /* every frame but DATA */
-    SPEED_GAPS_MAX = 8,
+    SPEED_GAPS_MAX = 32,
 };
 
 #define SPEED_BYTES_MAX                                                                                      \

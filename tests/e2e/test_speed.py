@@ -33,7 +33,7 @@ def check_both_ways(node, peer):
         said = "%.0f Mbit/s by %s" % (done["mbps"], done["path"])
         expect(done["mbps"] > 1 and done["path"] != "none", said)
         longest = max([gap["ms"] for gap in done["gaps"]], default=0)
-        expect(done["longest_gap_ms"] == longest and len(done["gaps"]) <= 8, "its pauses: %r" % done["gaps"])
+        expect(done["longest_gap_ms"] == longest and len(done["gaps"]) <= 32, "its pauses: %r" % done["gaps"])
         expect(done["paths"][-1]["path"] == done["path"], "its paths: %r" % done["paths"])
     one = node.ask("speed", peer.id, "--bytes", "1")
     expect(one["intact"] and one["bytes"] == 1, "a single byte")

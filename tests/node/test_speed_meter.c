@@ -63,7 +63,7 @@ Test(speed_meter, what_comes_together_is_no_pause)
     cr_assert_eq(meter.bytes, 3);
 }
 
-/* Against a plain sort of all pauses: the table holds the eight longest, longest first. */
+/* Against a plain sort of all pauses: the table holds the longest, longest first. */
 Test(speed_meter, keeps_the_longest)
 {
     struct rng_seeded stream;
