@@ -32,7 +32,7 @@ struct node_config {
     unsigned threads;              /* training threads; 0: one for each core */
     bool polite;                   /* CUBIC, which shares a line as TCP does; else BBR */
     bool relay;                    /* pass packets for others when strangers can dial this node */
-    uint64_t relay_bytes_s;        /* of all of them together */
+    uint64_t relay_bytes_s;        /* of all of them together; 0: as !relay */
     uint64_t relay_client_bytes_s; /* of one of them, each way; 0: no limit of its own */
     uint64_t relay_client_volume;  /* bytes of one of them in a day; 0: none */
     bool port_mapping;             /* ask the router to map our port: UPnP, NAT-PMP, PCP */

@@ -1,7 +1,7 @@
 /* What we know of our own reachability, and what follows from it.
  *
  * Facts: interface addresses, what peers see (nat/observed), what the NAT does and which addresses strangers
- * reach (nat/reach), port mappings (nat/portmap).  Decisions, all in decide():
+ * reach (nat/reach), port mappings (nat/portmap).  Decisions, all in own_changed():
  *
  *   - which addresses our records name;
  *   - server or client of the DHT: a node that nobody outside can dial is asked nothing;

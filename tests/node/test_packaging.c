@@ -21,6 +21,15 @@ Test(packaging, example_configuration)
     cr_assert_eq(config.cpu_pct, defaults.cpu_pct);
     cr_assert_eq(config.threads, defaults.threads);
     cr_assert_eq(config.polite, defaults.polite);
+    cr_assert_eq(config.relay, defaults.relay);
+    cr_assert_eq(config.relay_bytes_s, defaults.relay_bytes_s);
+    cr_assert_eq(config.relay_client_bytes_s, defaults.relay_client_bytes_s);
+    cr_assert_eq(config.relay_client_volume, defaults.relay_client_volume);
+    cr_assert_eq(config.port_mapping, defaults.port_mapping);
+    cr_assert_eq(config.lan, defaults.lan);
+    cr_assert_eq(config.tcp, defaults.tcp);
+    cr_assert_eq(config.tcp_port_auto, defaults.tcp_port_auto);
+    cr_assert_eq(config.tcp_port, defaults.tcp_port);
     cr_assert_eq(config.log_level, defaults.log_level);
     cr_assert_str_eq(config.log_file, defaults.log_file);
 }
