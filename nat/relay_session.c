@@ -79,7 +79,9 @@ static void send_notices(struct nat_relay *relay, uint64_t now_ns, struct relay_
 {
     for (int side = 0; side < 2; side++) {
         const struct relay_node *node = node_at(relay, session, side);
-        if (session->told[side])
+        /* An address that was never proven may be anybody's: it gets one. */
+        bool proven = node->addr.family != NET_FAMILY_NONE;
+        if (session->told[side] || (session->tries > 0 && !proven))
             continue;
         (void)relay_send(relay, &node->id, relay_node_addr(node),
                          &(struct nat_relay_message){

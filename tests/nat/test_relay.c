@@ -266,6 +266,29 @@ Test(relay, repeats_until_answered)
     bench_close(b);
 }
 
+/* An opener whose source address is forged has that address get no more than two messages for its one: the
+ * answer, and one NOTICE when the session ends by silence. */
+Test(relay, a_forged_opener_is_answered_twice)
+{
+    struct nat_relay_config config = nat_relay_config_default();
+    struct bench *b = bench_open(&config);
+    struct nat_relay_message m;
+    size_t got = 0;
+    cr_assert(reserve(b, 2));
+    cr_assert_eq(say(b, 1, open_message(b, 2)), ERR_OK);
+    cr_assert(heard(b, 2, NAT_RELAY_OFFER, &m));
+    m = (struct nat_relay_message){.kind = NAT_RELAY_ACCEPT, .request = 9, .session = m.session};
+    cr_assert_eq(say(b, 2, m), ERR_OK);
+    for (int i = 0; i < 900; i++) {
+        got += heard(b, 1, NAT_RELAY_OPENED, &m) + heard(b, 1, NAT_RELAY_NOTICE, &m);
+        b->now_ns += 100 * MS;
+        nat_relay_tick(b->relay, b->now_ns);
+        collect(b);
+    }
+    cr_assert_eq(got, 2, "%zu", got);
+    bench_close(b);
+}
+
 /* Frames of one session leave as runs that can each be one GSO batch: equal lengths, a shorter one last. */
 Test(relay, runs_of_a_batch)
 {
