@@ -4,7 +4,7 @@
  * trend forgive some fifty foreign flows; two sequential NATs meet when 64 sockets a side all aim at one port
  * 32 steps ahead, and do not when two single sockets sweep; 256 ports open at a random NAT are hit within
  * some 160 random probes in the median, 900 at worst. */
-static const uint64_t window_plain_ns = 5000 * PUNCH_MS;
+static const uint64_t window_plain_ns = 2500 * PUNCH_MS;
 static const uint64_t window_predict_ns = 3000 * PUNCH_MS;
 static const uint64_t window_birthday_ns = 6000 * PUNCH_MS;
 static const uint64_t birthday_lead_ns = 150 * PUNCH_MS; /* the sockets send first: ports must be open */

@@ -3,7 +3,7 @@
 static const uint64_t prepare_max_ns = 5000 * PUNCH_MS;
 static const uint64_t invite_max_ns = 10000 * PUNCH_MS;
 static const uint64_t go_wait_ns = 10000 * PUNCH_MS;
-static const uint64_t rest_ns = 1000 * PUNCH_MS;       /* the inviter's, before the next attempt */
+static const uint64_t rest_ns = 500 * PUNCH_MS;        /* the inviter's, before the next attempt */
 static const uint64_t rest_wait_ns = 12000 * PUNCH_MS; /* the other side's, for the next INVITE */
 static const uint64_t linger_ns = 3000 * PUNCH_MS;
 static const uint64_t head_start_ns = 200 * PUNCH_MS; /* of the side that goes first in a retry */
@@ -441,15 +441,15 @@ uint64_t punch_round_deadline(const struct punch_round *round)
 
 static void back_off(uint64_t now_ns, struct punch_peer *peer, enum nat_punch_reason reason)
 {
-    static const uint32_t seconds[] = {30, 120, 600, 1800, 3600};
+    static const uint32_t seconds[] = {10, 30, 120, 600, 1800, 3600};
     const uint32_t last = sizeof seconds / sizeof seconds[0] - 1;
     peer->ready_ns = now_ns + again_ns;
     if (reason == NAT_PUNCH_DONE)
         peer->failures = 0;
     if (reason == NAT_PUNCH_DONE || reason == NAT_PUNCH_CANCELLED || reason == NAT_PUNCH_SUPERSEDED)
         return;
-    if (reason == NAT_PUNCH_HOPELESS && peer->failures < 2)
-        peer->failures = 2; /* nothing changes until a NAT does */
+    if (reason == NAT_PUNCH_HOPELESS && peer->failures < 3)
+        peer->failures = 3; /* nothing changes until a NAT does */
     uint32_t step = peer->failures < last ? peer->failures : last;
     peer->ready_ns = now_ns + seconds[step] * 1000 * PUNCH_MS;
     peer->failures++;

@@ -66,6 +66,7 @@ struct rc_session {
     uint64_t id; /* 0: not known yet */
     struct id peer;
     struct net_addr route;
+    struct net_addr seen; /* the peer, as the relay sees it; family 0: not told */
     enum rc_session_state state;
     uint8_t side;
     bool was_up;

@@ -190,6 +190,7 @@ static void session_event(struct nat_relay_client *client, const struct rc_sessi
                          .relay = relay->id,
                          .relay_addr = relay->addr,
                          .route = session->route,
+                         .seen = session->seen,
                          .rate = session->rate,
                          .volume = session->volume,
                          .lease_s = session->lease_s,
@@ -296,6 +297,7 @@ int rc_recv_opened(struct nat_relay_client *client, uint64_t now_ns, struct rc_r
         name_session(client, session, m->session);
     if (session->state == RC_OPENING || session->state == RC_ACCEPTING) {
         take_terms(session, m);
+        session->seen = m->seen;
         rc_session_up(client, now_ns, session);
     }
     if (m->has_nonce && net_addr_equal(&from->addr, &relay->addr))

@@ -56,7 +56,11 @@ static int send_opened(struct nat_relay *relay, uint64_t now_ns, const struct re
 {
     const struct relay_node *node = node_at(relay, session, side);
     struct nat_relay_message m = {.kind = NAT_RELAY_OPENED, .request = session->request[side]};
+    const struct net_addr *other = relay_node_addr(node_at(relay, session, !side));
     m.peer = node_at(relay, session, !side)->id;
+    /* What a punch needs to know from somebody else than the peer: at which IP its NAT is. */
+    if (other->via == NET_VIA_MAIN)
+        m.seen = *other;
     add_terms(relay, now_ns, session, &m);
     relay_add_nonce(relay, now_ns, node, &node->id, &session->answer[side], &m);
     return relay_send(relay, &node->id, &session->answer[side], &m);

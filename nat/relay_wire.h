@@ -77,9 +77,10 @@ struct nat_relay_message {
     bool has_nonce;   /* the address is not proven yet: answer with PROVE */
     uint8_t nonce[NAT_RELAY_NONCE];
     uint32_t lease_s;
-    uint64_t rate;        /* bytes per second, each way */
-    uint64_t volume;      /* bytes left in this period */
-    struct net_addr seen; /* where the request came from; family 0: not given */
+    uint64_t rate;   /* bytes per second, each way */
+    uint64_t volume; /* bytes left in this period */
+    struct net_addr
+        seen; /* where the request came from; OPENED: where the other end is.  family 0: not given */
     uint8_t session_count;
     uint64_t sessions[NAT_RELAY_KEEP_SESSIONS]; /* KEEP: all of ours; KEPT: those that are gone */
 };

@@ -100,6 +100,7 @@ struct node_peer {
     uint64_t reset_ns;        /* when QUIC's congestion state starts afresh; 0: nothing is due */
     enum nat_route_kind kind; /* of the route in use */
     struct net_addr route;
+    struct net_addr seen; /* it, as a relay sees it; family NET_FAMILY_NONE: not told */
 };
 
 /* A TCP link that stands in for UDP towards one host. */
@@ -194,6 +195,7 @@ struct node {
     bool by_udp;      /* the datagram being handled came by UDP */
     bool udp_blocked; /* see ways.c */
     uint64_t udp_heard_ns, udp_asked_ns, udp_try_ns;
+    uint64_t udp_check_ns; /* since when the likeliest nodes are asked too; 0: they are not */
     uint8_t framed[QUIC_BATCH_MAX + 64 * NAT_RELAY_HEADER];
 
     /* own.c */

@@ -107,6 +107,8 @@ static void session_up(struct node *node, uint64_t now_ns, const struct nat_rela
     attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_RELAY_UP, &event->route, ERR_OK);
     peer->session_vias[slot] = event->route.via;
     peer->session_rates[slot] = event->rate;
+    if (event->seen.family != NET_FAMILY_NONE)
+        peer->seen = event->seen;
     int result = nat_path_peer_add(node->path, now_ns, &peer->id);
     if (result == ERR_OK)
         result = nat_path_candidate_add(node->path, now_ns, &peer->id, &event->route, NAT_ROUTE_RELAYED);
@@ -209,9 +211,11 @@ static void relay_event(struct node *node, uint64_t now_ns, const struct nat_rel
     case NAT_RELAY_LOST:
         id_format(&event->relay, text);
         text[10] = '\0';
-        node_info(node, TRACE_LEVEL_INFO, "relay %s %s%s", text,
-                  event->type == NAT_RELAY_HELD ? "holds a place for this node" : "is lost: ",
-                  event->type == NAT_RELAY_HELD ? "" : nat_relay_reason_text(event->reason));
+        if (event->type == NAT_RELAY_HELD)
+            node_info(node, TRACE_LEVEL_INFO, "relay %s keeps a place for this node", text);
+        else if (event->reason != NAT_RELAY_BY_DROPPED)
+            node_info(node, TRACE_LEVEL_WARN, "relay %s is lost: %s", text,
+                      nat_relay_reason_text(event->reason));
         own_changed(node, now_ns);
         break;
     case NAT_RELAY_SESSION_OFFERED:
@@ -304,7 +308,8 @@ static void round_over(struct node *node, uint64_t now_ns, const struct nat_punc
               (unsigned long long)(event->elapsed_ns / 1000000), (unsigned)event->probes_sent);
     if (peer == NULL)
         return;
-    peer->punch_next_ns = now_ns + PUNCH_LATER_S * NODE_SECOND_NS;
+    uint64_t ready_ns = nat_punch_ready_ns(node->punch, &event->peer);
+    peer->punch_next_ns = ready_ns > now_ns ? ready_ns : now_ns + PUNCH_LATER_S * NODE_SECOND_NS;
     if (!event->ok)
         peer->second_relay = true;
 }
@@ -396,6 +401,8 @@ void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
         start_afresh(node, peer, now_ns);
     int result = nat_punch_signal(node->punch, now_ns, &peer->id, &event->addr, event->rtt_ns);
     (void)result; /* ERR_FULL: 512 others are signalled to: this one stays where it is */
+    if (peer->seen.family != NET_FAMILY_NONE)
+        nat_punch_seen(node->punch, &peer->id, &peer->seen);
     if (is_direct(peer->kind)) {
         uint64_t life_ns = nat_reach_profile(node->reach, NET_FAMILY_V4).life_ns;
         result = nat_path_set_life(node->path, now_ns, &peer->id, life_ns);

@@ -61,10 +61,10 @@ static bool is_local(const struct node *node, const struct net_addr *addr)
     return false;
 }
 
-static bool has_local(const struct node *node, enum net_scope scope)
+static bool has_local(const struct node *node, enum net_family family, enum net_scope scope)
 {
     for (size_t i = 0; i < node->local_count; i++) {
-        if (net_addr_scope(&node->locals[i]) == scope)
+        if (node->locals[i].family == family && net_addr_scope(&node->locals[i]) == scope)
             return true;
     }
     return false;
@@ -160,22 +160,26 @@ static struct addr_list own_list(const struct node *node)
     return list;
 }
 
-static bool family_reachable(const struct node *node, enum net_family family, bool *refuted)
+static enum nat_reach_verdict verdict_of(const struct node *node, enum net_family family)
 {
-    struct nat_reach_profile profile = nat_reach_profile(node->reach, family);
-    *refuted = *refuted || profile.reachable == NAT_REACH_UNREACHABLE;
-    return profile.reachable == NAT_REACH_REACHABLE;
+    return nat_reach_profile(node->reach, family).reachable;
 }
 
+static bool is_proven(const struct node *node)
+{
+    return verdict_of(node, NET_FAMILY_V4) == NAT_REACH_REACHABLE ||
+           verdict_of(node, NET_FAMILY_V6) == NAT_REACH_REACHABLE;
+}
+
+/* A global IPv6 address alone speaks for a home with a firewall as much as for a server. */
 static bool is_client(const struct node *node)
 {
-    bool refuted = false;
     if (node->udp_blocked)
         return true;
-    if (family_reachable(node, NET_FAMILY_V4, &refuted) || family_reachable(node, NET_FAMILY_V6, &refuted))
+    if (is_proven(node))
         return false;
-    if (has_local(node, NET_SCOPE_GLOBAL))
-        return refuted;
+    if (has_local(node, NET_FAMILY_V4, NET_SCOPE_GLOBAL))
+        return verdict_of(node, NET_FAMILY_V4) == NAT_REACH_UNREACHABLE;
     return node->public_count > 0;
 }
 
@@ -293,7 +297,7 @@ void own_punch_profile(struct node *node)
         .filtering = punch_filtering(v4.filtering),
         .public4 = v4.outer,
         .public6 = v6.outer,
-        .reachable = !node->client && node->public_count > 0,
+        .reachable = is_proven(node),
         .mapping_life_ns = v4.life_ns,
     };
     if (profile.mapping == NAT_PUNCH_SEQUENTIAL) {
@@ -325,7 +329,10 @@ void own_changed(struct node *node, uint64_t now_ns)
     verify(node, now_ns, &list);
     dht_set_client(node->dht, client);
     nat_reach_serve(node->reach, !client);
-    nat_relay_client_set_wanted(node->relay_client, now_ns, client ? RELAYS_WANTED : 0);
+    /* Behind a NAT that lets strangers in by UDP, those without UDP still need a relay. */
+    bool open = is_proven(node) && has_local(node, NET_FAMILY_V4, NET_SCOPE_GLOBAL);
+    bool in_need = client || (node->public_count > 0 && !open);
+    nat_relay_client_set_wanted(node->relay_client, now_ns, in_need ? RELAYS_WANTED : 0);
     if (client != node->client || !node->roles_set) {
         bool relays = !client && node->config.relay;
         nat_relay_set_rates(node->relay, now_ns, node->config.relay_client_bytes_s,
@@ -340,8 +347,8 @@ void own_changed(struct node *node, uint64_t now_ns)
     own_punch_profile(node);
     if (changed)
         meet_own_addrs(node, now_ns);
-    if (!node->portmap_running && node->config.port_mapping && has_local(node, NET_SCOPE_PRIVATE) &&
-        node->public_count > 0 && !node->stopping) {
+    if (!node->portmap_running && node->config.port_mapping &&
+        has_local(node, NET_FAMILY_V4, NET_SCOPE_PRIVATE) && node->public_count > 0 && !node->stopping) {
         node->portmap_running = true;
         nat_portmap_start(node->portmap, now_ns);
     }

@@ -210,7 +210,9 @@ void peers_dht_event(struct node *node, uint64_t now_ns, const struct dht_event 
                 peers_add_addr(node, peer, &event->record.addrs[k]);
             meet_record(node, peer, bytes_of(event->record.extra, event->record.extra_len));
         } else if (event->kind == DHT_EVENT_LOOKUP_DONE) {
-            uint64_t wait_s = (uint64_t)LOOKUP_MIN_S << (peer->lookup_fails < 5 ? peer->lookup_fails : 5);
+            /* Twice each wait: a node that has just started publishes its relays a moment later. */
+            uint64_t wait_s = (uint64_t)LOOKUP_MIN_S
+                              << (peer->lookup_fails < 10 ? peer->lookup_fails / 2 : 5);
             if (event->found == 0)
                 attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_LOOKUP_FAILED, NULL, event->err);
             peer->lookup = 0;

@@ -7,14 +7,20 @@
  * And where UDP is blocked, what is meant for a global address of the main port goes over a TCP link to the
  * same host instead, dialled when first needed, while the rest of the node sees no difference:
  *
- *     OPEN --UDP asked, silent for UDP_PATIENCE, a TCP link to a seed or relay opens--> BLOCKED
- *       ^------------------------- any authentic UDP datagram from outside ----------------+ */
+ *     OPEN --UDP asked, silent for UDP_PATIENCE--> CHECKING --a TCP link to a seed or relay opens--> BLOCKED
+ *       ^                                             |                                              |
+ *       +----------- any authentic UDP datagram from outside ----------------------------------------+
+ *
+ * CHECKING: silence may only mean that we ask the wrong nodes, so those most likely to answer are asked
+ * first, and TCP is tried when they are silent too. */
 #include <string.h>
 
 #include "node/internal.h"
 
 enum {
     UDP_PATIENCE_MS = 2500, /* without any answer from outside before TCP is tried */
+    UDP_CHECK_MS = 1500,    /* for those that are most likely to answer */
+    UDP_CHECKED = 4,        /* how many of them are asked */
     UDP_TRY_MS = 5000,      /* while blocked, one datagram goes by UDP too, this often */
     HTTPS_PORT = 443,
     HTTPS_AFTER_MS = 800, /* an unanswered dial to a node's own port: 443 is tried beside it */
@@ -122,7 +128,7 @@ void ways_tcp_link(struct node *node, uint64_t now_ns, const struct net_uv_tcp_i
             if (reason == ERR_OK && way->open == 0) {
                 way->open = info->addr.via;
                 way->link = info->addr;
-                if (!node->udp_blocked && node->udp_heard_ns < node->udp_asked_ns)
+                if (node->udp_check_ns != 0 && now_ns >= node->udp_check_ns + MS(UDP_CHECK_MS))
                     ways_blocked(node, now_ns, true);
                 if (way->via[1 - k] != 0 && net_uv_tcp_drop(node->tcp, way->via[1 - k]) < 0)
                     way->via[1 - k] = 0;
@@ -155,11 +161,30 @@ void ways_blocked(struct node *node, uint64_t now_ns, bool blocked)
     nat_relay_client_moved(node->relay_client, now_ns);
 }
 
-/* UDP to the outside has been asked and says nothing: see whether TCP does better. */
+static void ask_publics(struct node *node, uint64_t now_ns)
+{
+    for (size_t i = 0; i < node->public_count && i < UDP_CHECKED; i++) {
+        uint32_t handle;
+        int result = dht_ping(node->dht, now_ns, &node->publics[i], &handle);
+        (void)result; /* ERR_FULL: the hash table asks enough by itself */
+    }
+}
+
+/* UDP to the outside has been asked and says nothing: see whether others answer, then whether TCP does
+ * better.
+ */
 static void suspect(struct node *node, uint64_t now_ns)
 {
-    if (node->tcp == NULL || node->udp_blocked || node->udp_asked_ns <= node->udp_heard_ns ||
-        now_ns < node->udp_asked_ns + MS(UDP_PATIENCE_MS))
+    if (node->udp_asked_ns <= node->udp_heard_ns)
+        node->udp_check_ns = 0;
+    if (node->tcp == NULL || node->udp_blocked || node->public_count == 0 ||
+        node->udp_asked_ns <= node->udp_heard_ns || now_ns < node->udp_asked_ns + MS(UDP_PATIENCE_MS))
+        return;
+    if (node->udp_check_ns == 0) {
+        node->udp_check_ns = now_ns;
+        ask_publics(node, now_ns);
+    }
+    if (now_ns < node->udp_check_ns + MS(UDP_CHECK_MS))
         return;
     for (size_t i = 0; i < node->public_count; i++)
         (void)ways_tcp(node, now_ns, &node->publics[i].addr, &node->publics[i].id);
@@ -172,8 +197,9 @@ void ways_public(struct node *node, const struct id *id, const struct net_addr *
         return;
     while (at < node->public_count && !id_equal(&node->publics[at].id, id))
         at++;
-    if (at == NODE_PUBLICS_MAX) { /* the oldest gives way */
-        memmove(node->publics, node->publics + 1, (NODE_PUBLICS_MAX - 1) * sizeof node->publics[0]);
+    if (at == NODE_PUBLICS_MAX) { /* the oldest gives way, but not the first half: those are the seeds */
+        struct dht_contact *later = node->publics + NODE_PUBLICS_MAX / 2;
+        memmove(later, later + 1, (NODE_PUBLICS_MAX - NODE_PUBLICS_MAX / 2 - 1) * sizeof *later);
         at--;
     } else if (at == node->public_count) {
         node->public_count++;
@@ -199,7 +225,7 @@ uint64_t ways_deadline_ns(const struct node *node, uint64_t now_ns)
         return next;
     if (!node->udp_blocked && node->udp_asked_ns > node->udp_heard_ns && node->public_count > 0)
         next = now_ns < node->udp_asked_ns + MS(UDP_PATIENCE_MS) ? node->udp_asked_ns + MS(UDP_PATIENCE_MS)
-                                                                 : now_ns + MS(1000);
+                                                                 : now_ns + MS(250);
     for (size_t i = 0; i < NODE_TCP_WAYS_MAX; i++) {
         if (dialling(&node->tcp_ways[i]) && now_ns + MS(200) < next)
             next = now_ns + MS(200);
@@ -284,6 +310,7 @@ void ways_heard(struct node *node, uint64_t now_ns, const struct net_addr *from)
 {
     if (node->by_udp && outside(from)) {
         node->udp_heard_ns = now_ns;
+        node->udp_check_ns = 0;
         if (node->udp_blocked)
             ways_blocked(node, now_ns, false);
     }
