@@ -219,6 +219,10 @@ void path_step_candidate(struct nat_path *path, uint64_t now_ns, struct path_pee
 /* The first probe after a gap was answered: the idle interval may grow. */
 void path_gap_survived(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
                        struct path_candidate *candidate);
+/* Better than the active one by enough, and long enough, to be worth resetting QUIC's congestion state for.
+ */
+bool path_is_better(const struct path_peer *peer, uint64_t now_ns, const struct path_candidate *candidate,
+                    const struct path_candidate *active);
 /* A proven route died, or the peer answers: what that teaches about its NATs. */
 void path_learn_death(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
                       const struct path_candidate *candidate);

@@ -132,6 +132,10 @@ uint64_t path_probe_interval(const struct nat_path *path, uint64_t now_ns, const
     }
     if (candidate->answers < ANSWERS_SETTLED)
         base_ns = path_sooner(base_ns, settle_interval_ns);
+    /* The change to it is only held up; its next answer makes it. */
+    if (candidate->state == NAT_ANSWERING && peer->active != PATH_NONE &&
+        path_is_better(peer, now_ns, candidate, &peer->candidates[peer->active]))
+        base_ns = path_sooner(base_ns, retry_interval_ns);
     return path_unanswered(candidate) > 0
                ? path_sooner(path_later(base_ns, settle_interval_ns), retry_interval_ns)
                : base_ns;

@@ -85,9 +85,8 @@ static bool replaces(const struct path_peer *peer, uint64_t now_ns, const struct
            path_class(candidate) == PATH_CLASS_UDP;
 }
 
-/* Better by enough, and long enough, to be worth resetting QUIC's congestion state for. */
-static bool is_better(const struct path_peer *peer, uint64_t now_ns, const struct path_candidate *candidate,
-                      const struct path_candidate *active)
+bool path_is_better(const struct path_peer *peer, uint64_t now_ns, const struct path_candidate *candidate,
+                    const struct path_candidate *active)
 {
     uint64_t margin = path_later(better_by_ns, score_ns(active) / 10);
     bool settled = candidate->answers >= ANSWERS_BETTER_CLASS;
@@ -144,7 +143,7 @@ static void consider(struct nat_path *path, uint64_t now_ns, struct path_peer *p
         return;
     }
     struct path_candidate *active = &peer->candidates[peer->active];
-    if (candidate == active || !is_better(peer, now_ns, candidate, active) ||
+    if (candidate == active || !path_is_better(peer, now_ns, candidate, active) ||
         now_ns - peer->changed_ns < hold_ns(path, now_ns, peer, candidate, active))
         return;
     deactivate(peer, now_ns, NAT_ANSWERING);

@@ -79,7 +79,7 @@ struct nat_reach_profile {
     size_t observers;      /* that answered in the last survey */
     uint64_t surveyed_ns;  /* its end; 0: never */
     uint64_t life_ns;      /* lower bound of a mapping's life however busy it is; 0: not known to end */
-    enum nat_reach_filtering filtering; /* of the last address verified */
+    enum nat_reach_filtering filtering; /* of the last address verified that is no forwarded port */
     enum nat_reach_verdict reachable;   /* best of this family's addresses: strangers reach one */
 };
 

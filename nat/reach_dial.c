@@ -75,6 +75,18 @@ void nat_reach_forget(struct nat_reach *reach, const struct net_addr *addr)
     summarize(reach, reach_family_index(addr->family));
 }
 
+/* Not the address of a mapping that our own datagrams made: if anything leads from there to us, it is a port
+ * that somebody opened, and what that lets in says nothing of the mappings. */
+static bool is_forwarded(const struct nat_reach *reach, const struct reach_own *own)
+{
+    size_t family = reach_family_index(own->addr.family);
+    const struct net_addr *main_addr = &reach->main_addr[family];
+    enum nat_reach_mapping mapping = reach->profiles[family].mapping;
+    if (main_addr->family != NET_FAMILY_NONE)
+        return !net_addr_equal(main_addr, &own->addr);
+    return mapping == NAT_REACH_MAPPING_ADDRESS || mapping == NAT_REACH_MAPPING_ADDRESS_PORT;
+}
+
 static void conclude(struct nat_reach *reach, uint64_t now_ns, struct reach_own *own,
                      enum nat_reach_verdict verdict, enum nat_reach_why why,
                      enum nat_reach_filtering filtering)
@@ -95,7 +107,7 @@ static void conclude(struct nat_reach *reach, uint64_t now_ns, struct reach_own 
     reach->stats.verdicts++;
     trace_emit(&reach->config.trace, TRACE_NAT_VERDICT, now_ns, NULL, (int64_t)own->successes,
                (int64_t)own->failures, ERR_OK);
-    if (filtering != NAT_REACH_FILTERING_UNKNOWN) {
+    if (filtering != NAT_REACH_FILTERING_UNKNOWN && !is_forwarded(reach, own)) {
         reach->profile_tell[family] |= reach->profiles[family].filtering != filtering;
         reach->profiles[family].filtering = filtering;
     }
@@ -103,19 +115,21 @@ static void conclude(struct nat_reach *reach, uint64_t now_ns, struct reach_own 
 }
 
 /* No stranger was left to try, but fresh ports of known helpers got in.  Only a NAT's own mapping may be
- * filtered by address alone; interface addresses and forwarded ports that let in another port let in all. */
+ * filtered by address alone; interface addresses and forwarded ports that let in another port let in all.
+ * Where every destination has a mapping of its own, an address may be that of one of them. */
 static bool open_without_stranger(const struct nat_reach *reach, const struct reach_own *own)
 {
     size_t family = reach_family_index(own->addr.family);
-    const struct net_addr *main_addr = &reach->main_addr[family];
-    bool is_forwarded = main_addr->family != NET_FAMILY_NONE && !net_addr_equal(main_addr, &own->addr);
-    return reach->profiles[family].mapping == NAT_REACH_MAPPING_NONE || is_forwarded;
+    if (is_forwarded(reach, own))
+        return reach->main_addr[family].family != NET_FAMILY_NONE || own->known_only >= 2;
+    return reach->profiles[family].mapping == NAT_REACH_MAPPING_NONE;
 }
 
 /* Every helper that there is was asked. */
 static void exhausted(struct nat_reach *reach, uint64_t now_ns, struct reach_own *own)
 {
-    if (own->successes >= 2 || own->successes > own->failures) {
+    if (own->successes >= 2 || own->successes > own->failures ||
+        (own->successes > 0 && own->known_only > 0 && is_forwarded(reach, own))) {
         /* Whoever claims to have tried may lie, but what got in got in: two weigh more than any silence. */
         conclude(reach, now_ns, own, NAT_REACH_REACHABLE, NAT_REACH_WHY_PROVEN,
                  NAT_REACH_FILTERING_INDEPENDENT);
@@ -188,6 +202,8 @@ static void attempt_end(struct nat_reach *reach, uint64_t now_ns, struct reach_o
     own->attempt = REACH_ATTEMPT_NONE;
     if ((own->got & REACH_FROM_STRANGER) != 0) {
         own->successes++;
+    } else if ((own->got & REACH_FROM_PORT) != 0 && is_forwarded(reach, own)) {
+        own->known_only++; /* the stranger may be gone: an opened port that lets in one lets in all */
     } else if ((own->expected & ~own->got) != 0) {
         own->failures++;
         own->failures_address += (own->got & REACH_FROM_PORT) != 0;

@@ -465,6 +465,7 @@ size_t nat_relay_client_relays(const struct nat_relay_client *client, struct nat
             .rtt_ns = at->rtt_ns,
             .rate = at->rate,
             .volume = at->volume,
+            .refused = at->refused,
         };
     }
     return count;

@@ -90,8 +90,10 @@ struct nat_relay_client_info {
     bool candidate;
     bool held;
     uint32_t sessions;
-    uint64_t rtt_ns; /* 0: never answered */
-    uint64_t rate, volume;
+    uint64_t rtt_ns;               /* 0: never answered */
+    uint64_t rate, volume;         /* as last granted; 0 before that */
+    enum nat_relay_reason refused; /* why it serves us no (further) session or place; NONE: it does, or was
+                                      never asked */
 };
 
 #define NAT_RELAY_CLIENT_STATS(X)                                                                            \

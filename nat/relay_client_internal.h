@@ -48,6 +48,7 @@ struct rc_relay {
     uint64_t lease_until_ns;
     uint64_t backoff_until_ns;
     uint64_t rtt_ns, rate, volume;
+    enum nat_relay_reason refused; /* last time, until it grants something again */
 };
 
 enum rc_session_state {
@@ -138,6 +139,8 @@ void rc_relay_try(struct nat_relay_client *client, uint64_t now_ns, struct rc_re
 void rc_relay_settle(struct nat_relay_client *client, struct rc_relay *relay);
 /* A reservation or a session depends on it. */
 bool rc_relay_active(const struct rc_relay *relay);
+/* Remembers why it refused, unless the reason lies with somebody else. */
+void rc_relay_blame(struct rc_relay *relay, unsigned reason);
 /* Starts a KEEP now, or repeats the open one. */
 void rc_keep_now(struct nat_relay_client *client, uint64_t now_ns, struct rc_relay *relay);
 /* A frame went through it. */

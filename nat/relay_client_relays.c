@@ -329,6 +329,7 @@ int rc_recv_reserved(struct nat_relay_client *client, uint64_t now_ns, struct rc
     if (relay->state == RC_HELD)
         return ERR_OK;
     relay->state = RC_HELD;
+    relay->refused = NAT_RELAY_BY_NONE;
     if (!relay->keep.open) {
         relay->keep_at_ns = now_ns + keep_interval_ns(client, relay, now_ns);
         rc_wake(client, relay->keep_at_ns);
@@ -345,10 +346,27 @@ int rc_recv_reserved(struct nat_relay_client *client, uint64_t now_ns, struct rc
     return ERR_OK;
 }
 
+void rc_relay_blame(struct rc_relay *relay, unsigned reason)
+{
+    switch (reason) {
+    case NAT_RELAY_BY_OFF:
+    case NAT_RELAY_BY_FULL:
+    case NAT_RELAY_BY_GROUP:
+    case NAT_RELAY_BY_QUOTA:
+    case NAT_RELAY_BY_RATE:
+    case NAT_RELAY_BY_LOST:
+        relay->refused = (enum nat_relay_reason)reason;
+        break;
+    default:
+        break;
+    }
+}
+
 static void ask_failed(struct nat_relay_client *client, uint64_t now_ns, struct rc_relay *relay,
                        enum nat_relay_reason reason)
 {
     lost_reservation(client, now_ns, relay, reason);
+    rc_relay_blame(relay, reason);
     back_off(client, now_ns, relay);
     rc_relay_settle(client, relay);
     rc_choose(client, now_ns);

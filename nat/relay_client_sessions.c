@@ -202,6 +202,7 @@ static void session_event(struct nat_relay_client *client, const struct rc_sessi
 void rc_session_fail(struct nat_relay_client *client, uint64_t now_ns, struct rc_session *session,
                      uint8_t reason)
 {
+    rc_relay_blame(&client->relays[session->relay], reason);
     if (session->state == RC_UP) {
         trace_emit(&client->config.trace, TRACE_RELAY_DOWN, now_ns, &session->peer, reason, 0, ERR_OK);
         session_event(client, session, NAT_RELAY_SESSION_DOWN, reason);
@@ -230,6 +231,7 @@ void rc_session_up(struct nat_relay_client *client, uint64_t now_ns, struct rc_s
     session->route = relay->addr;
     session->route.via = (uint16_t)(NET_VIA_RELAY_FIRST + session_index(client, session));
     client->stats.sessions_up++;
+    relay->refused = NAT_RELAY_BY_NONE;
     rc_relay_used(client, now_ns, relay);
     trace_emit(&client->config.trace, TRACE_RELAY_UP, now_ns, &session->peer, (int64_t)session->rate, 0,
                ERR_OK);

@@ -122,7 +122,21 @@ static const char *nat_words(enum doctor_nat nat)
     return "";
 }
 
-static void judge_family(const char *name, const struct doctor_family *family, struct doctor_report *out)
+/* Nobody outside could be asked, or nobody said anything. */
+static void judge_unasked(const char *name, bool is_v4, const struct doctor_facts *facts,
+                          struct doctor_report *out)
+{
+    if (facts->udp_blocked)
+        say(out, DOCTOR_NOTE, "%s: no UDP gets out, so nobody can say how this node looks from outside.",
+            name);
+    else if (is_v4)
+        say(out, DOCTOR_NOTE, "%s: no public node has said yet how it sees this one.", name);
+    else
+        say(out, DOCTOR_NOTE, "%s: this machine has an address; nobody was asked over %s yet.", name, name);
+}
+
+static void judge_family(const char *name, const struct doctor_family *family,
+                         const struct doctor_facts *facts, struct doctor_report *out)
 {
     char seen[128] = "nobody has said yet how they see us";
     if (!family->local) {
@@ -136,14 +150,61 @@ static void judge_family(const char *name, const struct doctor_family *family, s
         say(out, DOCTOR_OK, "%s: strangers reach this node; %s.", name, seen);
         break;
     case DOCTOR_REACH_NO:
-        say(out, DOCTOR_NOTE, "%s: strangers do not reach this node, %s; %s.", name, nat_words(family->nat),
-            seen);
+        if (family->nat == DOCTOR_NAT_NONE)
+            say(out, DOCTOR_NOTE,
+                "%s: the address is public, but a firewall keeps strangers out and lets in answers only; %s.",
+                name, seen);
+        else
+            say(out, DOCTOR_NOTE, "%s: strangers do not reach this node, %s; %s.", name,
+                nat_words(family->nat), seen);
         break;
     case DOCTOR_REACH_UNKNOWN:
-        say(out, DOCTOR_NOTE, "%s: whether strangers reach this node is not known yet, %s; %s (%zu asked).",
-            name, nat_words(family->nat), seen, family->observers);
+        if (family->nat == DOCTOR_NAT_UNKNOWN && family->outer == NULL)
+            judge_unasked(name, family == &facts->v4, facts, out);
+        else
+            say(out, DOCTOR_NOTE,
+                "%s: whether strangers reach this node is not known yet, %s; %s (%zu asked).", name,
+                nat_words(family->nat), seen, family->observers);
         break;
     }
+}
+
+static bool has_nat(const struct doctor_facts *facts)
+{
+    return facts->v4.local && facts->v4.nat > DOCTOR_NAT_NONE;
+}
+
+/* How strangers could be let in. */
+static void advise_opening(const struct doctor_facts *facts, struct doctor_report *out)
+{
+    unsigned port = facts->port;
+    /* Nobody gets in through a NAT that gives each peer another port unless the router opens one. */
+    bool kept_out =
+        facts->v4.reach == DOCTOR_REACH_NO || (facts->v4.nat > DOCTOR_NAT_EASY && !settling(facts));
+    if (facts->double_nat)
+        advise(out,
+               "Two NATs in a row: forward UDP port %u on both routers, or put the inner one into bridge "
+               "mode. If the outer one is your provider's, ask them for a public address or for IPv6.",
+               port);
+    else if (facts->v4.nat == DOCTOR_NAT_NONE && facts->v4.reach == DOCTOR_REACH_NO)
+        advise(out, "A firewall lets nobody in: open UDP port %u in it.", port);
+    else if (!has_nat(facts) || !kept_out)
+        return;
+    else if (facts->mappings > 0)
+        advise(out,
+               "The port that the router opened leads nowhere: forward UDP port %u to this machine by hand. "
+               "If that does not help either, the provider lets nobody in.",
+               port);
+    else if (facts->portmap_refused != NULL)
+        advise(out,
+               "Your router does not let programs open ports: allow it there, or forward UDP port %u to this "
+               "machine.",
+               port);
+    else
+        advise(out,
+               "Your router does not open ports: switch on %s in it, or forward UDP port %u to this "
+               "machine.",
+               facts->portmap_on ? "UPnP" : "UPnP, and port mapping in the daemon's settings,", port);
 }
 
 static void judge_mapping(const struct doctor_facts *facts, struct doctor_report *out)
@@ -153,30 +214,21 @@ static void judge_mapping(const struct doctor_facts *facts, struct doctor_report
         say(out, DOCTOR_OK, "The router opened a port for us by %s, and it works.", via);
     else if (facts->double_nat)
         say(out, DOCTOR_NOTE,
-            "There are two NATs in a row: the router's own outer address is private, so a "
-            "port it opens leads nowhere.");
+            "There are two NATs in a row: the router has no public address itself, so a port it opens leads "
+            "nowhere.");
+    else if (facts->mappings > 0 && settling(facts))
+        say(out, DOCTOR_NOTE, "The router says that it opened a port by %s; others are trying it.", via);
     else if (facts->mappings > 0)
         say(out, DOCTOR_NOTE, "The router says that it opened a port by %s; nobody outside has reached it.",
             via);
-    else if (facts->portmap_on && facts->v4.local && facts->v4.nat > DOCTOR_NAT_NONE)
-        say(out, DOCTOR_NOTE,
-            "The router opens no ports: it answers neither UPnP nor NAT-PMP nor PCP, or "
-            "refuses.");
-    if (reachable(facts))
-        return;
-    if (facts->double_nat)
-        advise(out,
-               "Two NATs in a row: forward UDP port %u on both routers, or put the inner one into bridge "
-               "mode.",
-               (unsigned)facts->port);
-    else if (facts->v4.nat == DOCTOR_NAT_NONE && facts->v4.reach == DOCTOR_REACH_NO)
-        advise(out, "A firewall lets nobody in: open UDP port %u in it.", (unsigned)facts->port);
-    else if (facts->v4.nat > DOCTOR_NAT_NONE && facts->v4.reach == DOCTOR_REACH_NO)
-        advise(out,
-               "Your router does not open ports: switch on %s in it, or forward UDP port %u to this "
-               "machine.",
-               facts->portmap_on ? "UPnP" : "UPnP, and port mapping in the daemon's settings,",
-               (unsigned)facts->port);
+    else if (facts->portmap_refused != NULL)
+        say(out, DOCTOR_NOTE, "The router answers %s, but refuses to open a port.", facts->portmap_refused);
+    else if (facts->portmap_on && has_nat(facts) && facts->v4.reach == DOCTOR_REACH_YES)
+        say(out, DOCTOR_OK, "The router opens no ports when asked, and lets strangers in all the same.");
+    else if (facts->portmap_on && has_nat(facts) && !facts->udp_blocked)
+        say(out, DOCTOR_NOTE, "The router opens no ports: it answers neither UPnP nor NAT-PMP nor PCP.");
+    if (!reachable(facts) && !facts->udp_blocked)
+        advise_opening(facts, out);
 }
 
 /* What a NAT costs that cannot be punched, and whether relays make up for it. */
@@ -199,8 +251,12 @@ static void judge_relays(const struct doctor_facts *facts, struct doctor_report 
         advise(out, "No relay has room, or none is known: ask again in a minute, or run a node with a public "
                     "address and make it a seed.");
     } else if (facts->relay_volume_left < DOCTOR_VOLUME_LOW) {
-        say(out, DOCTOR_WARNING, "Relays will carry only %llu MiB more for this node today.",
-            (unsigned long long)(facts->relay_volume_left >> 20));
+        if (facts->relay_volume_left == 0)
+            say(out, DOCTOR_WARNING,
+                "Relays carry nothing more for this node today: the volume that they grant is used up.");
+        else
+            say(out, DOCTOR_WARNING, "Relays will carry only %llu MiB more for this node today.",
+                (unsigned long long)(facts->relay_volume_left >> 20));
         advise(out,
                "The volume that relays grant is nearly used up: forward UDP port %u to this machine, so "
                "that peers need no relay.",
@@ -226,8 +282,8 @@ void doctor_judge(const struct doctor_facts *facts, struct doctor_report *out)
     }
     judge_peers(facts, out);
     judge_udp(facts, out);
-    judge_family("IPv4", &facts->v4, out);
-    judge_family("IPv6", &facts->v6, out);
+    judge_family("IPv4", &facts->v4, facts, out);
+    judge_family("IPv6", &facts->v6, facts, out);
     judge_mapping(facts, out);
     judge_relays(facts, out);
 }

@@ -54,10 +54,11 @@ struct doctor_facts {
     size_t tcp_links; /* open */
     struct doctor_family v4, v6;
     bool portmap_on;
-    size_t mappings;         /* held on a router */
-    size_t mappings_proven;  /* of those, reached from outside */
-    bool double_nat;         /* a router's own outer address is private */
-    const char *portmap_via; /* protocol of a mapping held, or NULL */
+    size_t mappings;             /* held on a router */
+    size_t mappings_proven;      /* of those, reached from outside */
+    bool double_nat;             /* a router's own outer address is private */
+    const char *portmap_via;     /* protocol of a mapping held, or NULL */
+    const char *portmap_refused; /* protocol that the router answers, without opening a port; or NULL */
     size_t relays_held, relays_wanted, relays_known;
     uint64_t relay_volume_left; /* bytes, on the relay with the most; UINT64_MAX: no limit */
     size_t relay_clients;       /* nodes that we relay for */

@@ -151,6 +151,21 @@ static void session_offered(struct node *node, uint64_t now_ns, const struct nat
     nat_relay_client_decline(node->relay_client, now_ns, event->token);
 }
 
+/* The next session goes through another relay of the peer's first, and soon. */
+static void put_last(struct node_peer *peer, uint64_t now_ns, const struct id *relay)
+{
+    size_t at = 0;
+    while (at < peer->relay_count && !id_equal(&peer->relays[at].id, relay))
+        at++;
+    if (at + 1 >= peer->relay_count)
+        return;
+    struct nat_relay_place place = peer->relays[at];
+    memmove(&peer->relays[at], &peer->relays[at + 1], (peer->relay_count - at - 1) * sizeof peer->relays[0]);
+    peer->relays[peer->relay_count - 1] = place;
+    if (peer->relay_next_ns > now_ns + NODE_SECOND_NS)
+        peer->relay_next_ns = now_ns + NODE_SECOND_NS;
+}
+
 static void session_over(struct node *node, uint64_t now_ns, const struct nat_relay_client_event *event)
 {
     struct node_peer *peer = peers_find(node, &event->peer);
@@ -158,7 +173,9 @@ static void session_over(struct node *node, uint64_t now_ns, const struct nat_re
     char text[ID_TEXT_SIZE];
     id_format(&event->peer, text);
     text[10] = '\0';
-    node_info(node, TRACE_LEVEL_DEBUG, "relay session with %s %s: %s", text,
+    /* What the relay's owner has decided is for this node's owner to know. */
+    bool refused = event->reason == NAT_RELAY_BY_QUOTA || event->reason == NAT_RELAY_BY_OFF;
+    node_info(node, refused ? TRACE_LEVEL_WARN : TRACE_LEVEL_DEBUG, "relay session with %s %s: %s", text,
               event->type == NAT_RELAY_SESSION_FAILED ? "does not come about" : "has ended",
               nat_relay_reason_text(event->reason));
     attempts_note(&node->attempts, now_ns, &event->peer,
@@ -173,6 +190,7 @@ static void session_over(struct node *node, uint64_t now_ns, const struct nat_re
             seek_hurry(&peer->seek, now_ns);
         else
             seek_failed(&peer->seek, now_ns, !event->answers);
+        put_last(peer, now_ns, &event->relay);
         if (event->reason == NAT_RELAY_BY_NO_RESERVATION)
             peer->lookup_next_ns = now_ns; /* its record is out of date */
     }

@@ -160,6 +160,25 @@ static void reply_portmap(struct node *node, struct reply *r, uint64_t now_ns)
     reply_end(r);
 }
 
+/* What the relay grants, as far as it was asked, or why it grants nothing. */
+static void reply_grant(struct reply *r, const struct nat_relay_client_info *info)
+{
+    bool asked = info->rtt_ns != 0;
+    if (asked)
+        reply_float(r, "rtt_ms", (double)info->rtt_ns / 1e6);
+    else
+        reply_nil(r, "rtt_ms");
+    reply_uint(r, "rate_bytes_s", info->rate);
+    if (!asked || info->volume == UINT64_MAX)
+        reply_nil(r, "volume_left");
+    else
+        reply_uint(r, "volume_left", info->volume);
+    if (info->refused == NAT_RELAY_BY_NONE)
+        reply_nil(r, "refused");
+    else
+        reply_str(r, "refused", nat_relay_reason_text(info->refused));
+}
+
 /* Relays whose client we are: what each grants, and how often we go through it. */
 static void reply_relays(struct node *node, struct reply *r)
 {
@@ -173,12 +192,7 @@ static void reply_relays(struct node *node, struct reply *r)
         reply_bool(r, "held", infos[i].held);
         reply_bool(r, "candidate", infos[i].candidate);
         reply_uint(r, "sessions", infos[i].sessions);
-        reply_float(r, "rtt_ms", (double)infos[i].rtt_ns / 1e6);
-        reply_uint(r, "rate_bytes_s", infos[i].rate);
-        if (infos[i].volume == UINT64_MAX)
-            reply_nil(r, "volume_left");
-        else
-            reply_uint(r, "volume_left", infos[i].volume);
+        reply_grant(r, &infos[i]);
         reply_maybe_addr(r, "seen", &infos[i].seen);
         reply_end(r);
     }
@@ -337,6 +351,8 @@ static void mapping_facts(struct node *node, struct doctor_facts *facts)
     facts->portmap_on = node->portmap_running;
     facts->double_nat = is_double_nat(node);
     for (size_t i = 0; i < count; i++) {
+        if (infos[i].error == ERR_REFUSED || infos[i].error == ERR_FULL)
+            facts->portmap_refused = nat_portmap_protocol_name(infos[i].protocol);
         if (!infos[i].held || infos[i].transport != NAT_PORTMAP_UDP)
             continue;
         facts->mappings++;

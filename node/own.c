@@ -127,12 +127,32 @@ static void add_locals(const struct node *node, struct addr_list *list, enum net
     }
 }
 
+/* Where the port is that a person may have forwarded to us in a router that gives each peer another one: no
+ * peer ever sees it, so it is tried by chance and told to others only when a stranger came through. */
+static struct net_addr by_hand(const struct node *node)
+{
+    struct nat_reach_profile profile = nat_reach_profile(node->reach, NET_FAMILY_V4);
+    bool varies =
+        profile.mapping == NAT_REACH_MAPPING_ADDRESS || profile.mapping == NAT_REACH_MAPPING_ADDRESS_PORT;
+    if (varies && !node->udp_blocked && profile.outer.family != NET_FAMILY_NONE)
+        profile.outer.port = net_uv_socket_port(node->socket);
+    else
+        profile.outer.family = NET_FAMILY_NONE;
+    return profile.outer;
+}
+
 /* Best first, since records have room for four: what a router maps, what others see, interfaces. */
 static struct addr_list own_list(const struct node *node)
 {
     struct addr_list list = {.count = 0};
+    struct net_addr forwarded = by_hand(node);
+    enum nat_reach_verdict verdict;
+    enum nat_reach_why why;
     for (size_t i = 0; i < NODE_MAPPED_MAX; i++)
         add_addr(&list, &node->mapped[i].addr);
+    if (nat_reach_verdict_of(node->reach, &forwarded, &verdict, &why) == ERR_OK &&
+        verdict == NAT_REACH_REACHABLE)
+        add_addr(&list, &forwarded);
     add_observed(node, &list, NET_SCOPE_GLOBAL);
     add_locals(node, &list, NET_SCOPE_GLOBAL);
     add_locals(node, &list, NET_SCOPE_PRIVATE);
@@ -181,9 +201,13 @@ static bool publish(struct node *node, uint64_t now_ns, const struct addr_list *
     return !same;
 }
 
-/* Every global address that others are told of is dialled back; others no longer. */
-static void verify(struct node *node, uint64_t now_ns, const struct addr_list *list)
+/* Every global address that others are told of, or could be, is dialled back; others no longer. */
+static void verify(struct node *node, uint64_t now_ns, const struct addr_list *published)
 {
+    struct addr_list wanted = *published;
+    struct addr_list *list = &wanted;
+    struct net_addr forwarded = by_hand(node);
+    add_addr(list, &forwarded);
     for (size_t i = 0; i < node->verified_count; i++) {
         bool named = false;
         for (size_t k = 0; k < list->count; k++)

@@ -10,12 +10,6 @@ from lab_swarm import LabSwarm
 PAIR = ("home", "home.2")
 
 
-def knows(node, peer):
-    """Whether the node has the peer among those whose addresses it knows."""
-    answer = node.ask("peers", check=False, seconds=20)
-    return answer and any(one["id"] == peer.id for one in answer["peers"])
-
-
 def move(swarm, host, other):
     """4 MiB each way; every path that the transfer took must be the LAN."""
     node, peer = swarm[host], swarm[other]
@@ -41,17 +35,19 @@ def alone(context):
         move(swarm, *PAIR[::-1])
 
 
-def with_seeds(context):
-    """Outside addresses are known too, and a router without hairpinning is in the way of those."""
-    with LabSwarm(context, "public one two\nhome home masq hosts=2\n", "seeds") as swarm:
+def with_seeds(context, name, kind, *flags):
+    """Outside addresses are known too.  Most routers do not hairpin; where one does, that is a detour."""
+    with LabSwarm(context, "public one two\nhome home %s hosts=2\n" % kind, name) as swarm:
         swarm.seed("one")
         swarm.seed("two")
         for host in PAIR:
-            swarm.add(host)
+            swarm.add(host, *flags)
         swarm.wait_joined()
-        move(swarm, *PAIR)
+        node, peer = (swarm[host] for host in PAIR)
+        node.ask("speed", peer.id, "--bytes", "1", seconds=60)  # they meet, over the LAN at once or later
         for host, other in (PAIR, PAIR[::-1]):
-            swarm.wait_path(host, other, ("lan",), 20)
+            swarm.wait_path(host, other, ("lan",), 30)
+        move(swarm, *PAIR)
         candidates = swarm[PAIR[0]].ask("trace", swarm[PAIR[1]].id)["candidates"]
         active = [one for one in candidates if one["state"] == "active"]
         expect(active and active[0]["addr"].startswith("192.168.1."), "in use: %r" % active)
@@ -59,7 +55,11 @@ def with_seeds(context):
 
 def test(context):
     alone(context)
-    with_seeds(context)
+    with_seeds(context, "seeds", "masq")
+    with_seeds(context, "hairpin", "fullcone hairpin")
+    # Access points that drop multicast are common; then the seeds and relays make the two acquainted.
+    with_seeds(context, "muted", "masq", "--lan", "no")
+    with_seeds(context, "muted-hairpin", "fullcone hairpin", "--lan", "no")
 
 
 harness.run(test, 200)

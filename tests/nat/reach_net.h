@@ -26,6 +26,7 @@ struct nat_kind {
     int step;         /* of new mappings; 0: random */
     int foreign;      /* flows of other hosts between two of ours, up to so many */
     uint64_t life_ns; /* a mapping ends so long after it began, busy or not; 0: never */
+    bool forwards;    /* MAIN_PORT of the outside leads to MAIN_PORT inside, for everybody */
 };
 
 /* A mapping, and whom it lets in. */
@@ -195,6 +196,8 @@ static inline uint16_t admit(struct world *w, uint16_t outer, const struct net_a
 {
     struct net_addr key = key_of(w->kind.filtering, remote);
     bool open = w->kind.filtering == ON_NOTHING;
+    if (w->kind.forwards && outer == MAIN_PORT)
+        return MAIN_PORT;
     for (size_t i = 0; i < w->permit_count; i++)
         open |= w->permits[i].outer == outer && net_addr_equal(&w->permits[i].remote, &key);
     if (!open)

@@ -242,6 +242,21 @@ Test(path, an_improvement_waits_a_second)
     net_close(&net);
 }
 
+/* The same while nobody sends: the change does not wait for the next keep-alive. */
+Test(path, an_improvement_comes_to_idle_peers_too)
+{
+    two_nodes();
+    net_link(&net, 0, "192.0.2.1:1", 1, "198.51.100.1:2", MS(1));
+    net_link(&net, 0, "192.168.1.1:1", 1, "192.168.1.2:2", MS(3));
+    net_offer(&net, 0, 1, "198.51.100.1:2", NAT_ROUTE_DIRECT4);
+    net_offer(&net, 0, 1, "192.168.1.2:2", NAT_ROUTE_LAN);
+    net_run_for(&net, MS(500));
+    cr_expect(net_uses(&net, 0, 1, "198.51.100.1:2"));
+    net_run_for(&net, MS(2500));
+    cr_expect(net_uses(&net, 0, 1, "192.168.1.2:2"));
+    net_close(&net);
+}
+
 /* Our own thread slept: the peers' datagrams still wait in the socket while the timers fire. */
 Test(path, a_stall_of_our_own_kills_no_route)
 {

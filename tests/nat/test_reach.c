@@ -303,6 +303,31 @@ Test(reach, known_peers_prove_no_stranger_gets_in)
     world_close(&w);
 }
 
+/* A small swarm behind a router that opened a port but translates each flow anew: nobody is a stranger, no
+ * address of the main socket is agreed upon, and yet the port that was opened shows to be open. */
+Test(reach, a_forwarded_port_is_proven_without_strangers)
+{
+    static const struct nat_kind closed = {
+        .name = "symmetric", .translates = true, .mapping = ON_ADDRESS_PORT, .filtering = ON_ADDRESS_PORT};
+    struct nat_kind forwarding = closed;
+    static struct world w;
+    forwarding.forwards = true;
+    for (size_t k = 0; k < 2; k++) {
+        struct net_addr outer = addr_of(0);
+        outer.port = MAIN_PORT;
+        verify(&w, k == 0 ? &forwarding : &closed, 4, 3, 1);
+        for (size_t i = 1; i < 4; i++)
+            nat_reach_contacted(w.nodes[0].reach, w.now_ns, &w.nodes[i].at);
+        cr_assert_eq(nat_reach_survey(w.nodes[0].reach, w.now_ns), ERR_OK);
+        run(&w, SEC(5));
+        cr_assert_eq(nat_reach_verify(w.nodes[0].reach, w.now_ns, &outer), ERR_OK);
+        run(&w, SEC(60));
+        cr_expect_eq(w.nodes[0].verdict.verdict, k == 0 ? NAT_REACH_REACHABLE : NAT_REACH_UNREACHABLE);
+        cr_expect_eq(w.nodes[0].verdict.why, k == 0 ? NAT_REACH_WHY_NO_STRANGER : NAT_REACH_WHY_PROVEN);
+        world_close(&w);
+    }
+}
+
 Test(reach, silent_helpers_say_nothing)
 {
     static struct world w;

@@ -140,6 +140,49 @@ Test(doctor, random_nat_costs_detours)
     cr_assert_str_empty(report.remedy);
 }
 
+/* Whether strangers get in was not tried, for lack of public nodes: such a NAT lets nobody in all the same.
+ */
+Test(doctor, random_nat_that_nobody_tried)
+{
+    struct doctor_facts facts = home_node(DOCTOR_NAT_RANDOM);
+    facts.v4.reach = DOCTOR_REACH_UNKNOWN;
+    judge(&facts, DOCTOR_DEGRADED);
+    advises("forward UDP port 4433");
+    facts.uptime_s = 10;
+    facts.mappings = 1;
+    facts.portmap_via = "UPnP";
+    judge(&facts, DOCTOR_DEGRADED);
+    says("others are trying it");
+    cr_assert_str_empty(report.remedy);
+}
+
+Test(doctor, port_forwarded_by_hand)
+{
+    struct doctor_facts facts = home_node(DOCTOR_NAT_RANDOM);
+    facts.v4.reach = DOCTOR_REACH_YES;
+    judge(&facts, DOCTOR_FINE);
+    says("lets strangers in all the same");
+    cr_assert_str_empty(report.remedy);
+}
+
+Test(doctor, router_that_refuses)
+{
+    struct doctor_facts facts = home_node(DOCTOR_NAT_EASY);
+    facts.portmap_refused = "PCP";
+    judge(&facts, DOCTOR_FINE);
+    says("The router answers PCP, but refuses");
+    advises("allow it there");
+}
+
+Test(doctor, ipv6_that_nobody_could_try)
+{
+    struct doctor_facts facts = public_node();
+    facts.v6 = (struct doctor_family){.local = true};
+    judge(&facts, DOCTOR_FINE);
+    says("IPv6: this machine has an address; nobody was asked over IPv6 yet");
+    keeps_quiet("how its NAT");
+}
+
 Test(doctor, two_nats_in_a_row)
 {
     struct doctor_facts facts = home_node(DOCTOR_NAT_EASY);
@@ -157,6 +200,7 @@ Test(doctor, mapping_that_nobody_reached)
     facts.portmap_via = "UPnP";
     judge(&facts, DOCTOR_FINE);
     says("nobody outside has reached it");
+    advises("UDP port 4433 to this machine by hand");
     keeps_quiet("opens no ports");
 }
 
@@ -165,6 +209,7 @@ Test(doctor, firewall_before_a_public_address)
     struct doctor_facts facts = home_node(DOCTOR_NAT_NONE);
     judge(&facts, DOCTOR_FINE);
     keeps_quiet("opens no ports");
+    says("the address is public, but a firewall keeps strangers out");
     advises("open UDP port 4433");
 }
 
@@ -176,6 +221,9 @@ Test(doctor, udp_blocked)
     facts.tcp_links = 2;
     judge(&facts, DOCTOR_DEGRADED);
     says("links: 2");
+    facts.v4.outer = NULL;
+    judge(&facts, DOCTOR_DEGRADED);
+    says("IPv4: no UDP gets out, so nobody can say");
     advises("UDP is blocked: relayed over TCP");
     facts.tcp_links = 0;
     judge(&facts, DOCTOR_DEGRADED);
@@ -246,6 +294,9 @@ Test(doctor, volume_of_relays_nearly_used_up)
     facts.relay_volume_left = DOCTOR_VOLUME_LOW;
     judge(&facts, DOCTOR_DEGRADED);
     keeps_quiet("MiB more");
+    facts.relay_volume_left = 0;
+    judge(&facts, DOCTOR_DEGRADED);
+    says("is used up");
 }
 
 Test(doctor, read_only_database)

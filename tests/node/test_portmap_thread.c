@@ -356,6 +356,7 @@ Test(portmap_thread, helper_lines)
         cr_expect_eq(portmap_upnp_parse(bad[i], &result, url), ERR_MALFORMED, "%s", bad[i]);
     cr_expect_eq(portmap_upnp_parse("error full 728", &result, url), ERR_FULL);
     cr_expect_eq(result.detail, 728);
+    cr_expect_eq(portmap_upnp_parse("error no-address 501", &result, url), ERR_NO_ADDRESS);
     cr_expect_eq(portmap_upnp_parse("ok 11.0.0.1 4242 7200 file:///etc", &result, url), ERR_OK);
     cr_expect_str_eq(url, "before");
     cr_expect_eq(portmap_upnp_parse("ok 11.0.0.1 4242 7200 http://192.168.1.1/d", &result, url), ERR_OK);

@@ -54,7 +54,7 @@ static void show_published(const json_t *result)
         const json_t *one = json_array_get(published, i);
         table_cell(&table, "%s", value_text(one, "addr", "-"));
         table_cell(&table, "%s", value_text(one, "reachable", "-"));
-        table_cell(&table, "%s", value_text(one, "why", "-"));
+        table_cell(&table, "%s", value_text(one, "why", "of use in this network only"));
     }
     (void)printf("\n");
     table_finish(&table, "No address is told to others.");
@@ -83,7 +83,7 @@ static void show_relays(const json_t *result)
 {
     const json_t *relays = json_object_get(result, "relays");
     struct table table;
-    table_init(&table, "relay|address|our place|>sessions|>rtt ms|>rate|>left today");
+    table_init(&table, "relay|address|our place|>sessions|>rtt ms|>rate|>left today|refused");
     for (size_t i = 0; i < json_array_size(relays); i++) {
         const json_t *one = json_array_get(relays, i);
         double rate = value_number(one, "rate_bytes_s", 0);
@@ -94,6 +94,7 @@ static void show_relays(const json_t *result)
         table_cell(&table, "%s", text_fixed(value_number(one, "rtt_ms", NAN), 1).text);
         table_cell(&table, "%s%s", rate > 0 ? text_bytes(rate).text : "-", rate > 0 ? "/s" : "");
         table_cell(&table, "%s", text_bytes(value_number(one, "volume_left", NAN)).text);
+        table_cell(&table, "%s", value_text(one, "refused", "-"));
     }
     (void)printf("\n");
     table_finish(&table, "No relay is known.");
@@ -198,7 +199,8 @@ void show_doctor(const json_t *result)
     (void)printf("\n");
     text_field("verdict", "%s", value_text(result, "verdict", "-"));
     if (value_present(result, "remedy"))
-        text_field("try this", "%s", value_text(result, "remedy", "-"));
+        text_field(value_count(result, "code") == 0 ? "even better" : "try this", "%s",
+                   value_text(result, "remedy", "-"));
 }
 
 int judge_doctor(const json_t *result)
