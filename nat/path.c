@@ -211,6 +211,7 @@ void nat_path_heard(struct nat_path *path, uint64_t now_ns, const struct id *id,
     struct path_candidate *active = peer->active == PATH_NONE ? NULL : &peer->candidates[peer->active];
     if (active != NULL && active->state == NAT_ACTIVE && net_addr_equal(&active->addr, addr)) {
         active->heard_ns = now_ns; /* the planned wake-up is now early at worst */
+        peer->heard_beside = 0;
         return;
     }
     path_heard_from(path, now_ns, peer, addr);

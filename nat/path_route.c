@@ -13,6 +13,7 @@ enum {
     ANSWERS_BETTER = 5,
     ANSWERS_BETTER_CLASS = 2,
     FLAPS_MAX = 5,
+    HEARD_BESIDE = 8, /* datagrams by a standby and none by the route in use: the peer uses that standby */
 };
 
 static const uint64_t busy_hint_life_ns = MS(1000);
@@ -120,6 +121,9 @@ static void activate(struct nat_path *path, uint64_t now_ns, struct path_peer *p
     set_state(candidate, now_ns, NAT_ACTIVE);
     peer->active = (uint16_t)(candidate - peer->candidates);
     peer->changed_ns = now_ns;
+    peer->improved = false;
+    peer->heard_beside = 0;
+    peer->beside = PATH_NONE;
     path->stats.changes++;
     path_log(path, now_ns, peer, candidate, NAT_PATH_ACTIVATED);
     trace_emit(&path->config.trace, TRACE_ROUTE_UP, now_ns, &peer->id, (int64_t)(candidate->srtt_ns / 1000),
@@ -149,6 +153,7 @@ static void consider(struct nat_path *path, uint64_t now_ns, struct path_peer *p
         return;
     deactivate(peer, now_ns, NAT_ANSWERING);
     activate(path, now_ns, peer, candidate);
+    peer->improved = true;
 }
 
 /* The best standby that answered not long before; one that answered long ago may have died with the route. */
@@ -195,8 +200,11 @@ static void bury_active(struct nat_path *path, uint64_t now_ns, struct path_peer
 {
     struct path_candidate *active = &peer->candidates[peer->active];
     bool young = now_ns - peer->changed_ns < flap_life_ns;
-    if (!is_ageing(peer, now_ns, active))
-        peer->flaps = !young ? 0 : peer->flaps < FLAPS_MAX ? peer->flaps + 1 : FLAPS_MAX;
+    /* What stepped in for a dead route may die as well: that is the same failure, or another, no flapping. */
+    if (!young)
+        peer->flaps = 0;
+    else if (peer->improved && !is_ageing(peer, now_ns, active) && peer->flaps < FLAPS_MAX)
+        peer->flaps++;
     deactivate(peer, now_ns, NAT_DEAD);
     active->answers = 0;
     path_log(path, now_ns, peer, active, NAT_PATH_DIED);
@@ -211,6 +219,38 @@ void path_candidate_close(struct nat_path *path, uint64_t now_ns, struct path_pe
     path_candidate_drop(path, now_ns, peer, candidate);
     if (in_use)
         replace_active(path, now_ns, peer);
+}
+
+/* ---- which route the peer uses ---- */
+
+/* Bulk comes by another route than the one in use: counted, since probes and their answers come by all. */
+static void note_beside(struct path_peer *peer, const struct path_candidate *candidate)
+{
+    uint16_t index = (uint16_t)(candidate - peer->candidates);
+    if (peer->active == PATH_NONE || index == peer->active)
+        return;
+    if (peer->beside != index)
+        peer->heard_beside = 0;
+    peer->beside = index;
+    if (peer->heard_beside < UINT16_MAX)
+        peer->heard_beside++;
+}
+
+/* Both ends may have chosen different standbys, and each would hear nothing by its own: the higher id follows
+ * the lower.  False: there is nothing to follow. */
+static bool follow(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
+    if (peer->beside == PATH_NONE || peer->heard_beside < HEARD_BESIDE ||
+        id_compare(&path->config.self, &peer->id) < 0)
+        return false;
+    struct path_candidate *candidate = &peer->candidates[peer->beside];
+    struct path_candidate *active = &peer->candidates[peer->active];
+    if (!candidate->used || candidate->state != NAT_ANSWERING ||
+        path_class(candidate) != path_class(active) || is_ageing(peer, now_ns, candidate))
+        return false;
+    deactivate(peer, now_ns, NAT_ANSWERING);
+    activate(path, now_ns, peer, candidate);
+    return true;
 }
 
 /* ---- silence ---- */
@@ -269,7 +309,7 @@ static void step_active(struct nat_path *path, uint64_t now_ns, struct path_peer
             bury_active(path, now_ns, peer);
     } else if (now_ns >= one_way_at(active)) {
         bury_active(path, now_ns, peer);
-    } else if (now_ns >= suspicion_at(path, now_ns, peer, active)) {
+    } else if (now_ns >= suspicion_at(path, now_ns, peer, active) && !follow(path, now_ns, peer)) {
         suspect(path, now_ns, peer, active);
     }
 }
@@ -325,6 +365,7 @@ void path_heard_from(struct nat_path *path, uint64_t now_ns, struct path_peer *p
     }
     candidate->authentic = true;
     candidate->heard_ns = now_ns;
+    note_beside(peer, candidate);
     if (candidate->state == NAT_SUSPECT) {
         candidate->state = NAT_ACTIVE; /* since_ns stays: it was the route all along */
         candidate->wary_until_ns = now_ns + wary_life_ns;
