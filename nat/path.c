@@ -201,6 +201,17 @@ int nat_path_punch(struct nat_path *path, uint64_t now_ns, const struct id *id)
     return ERR_OK;
 }
 
+void nat_path_moved(struct nat_path *path, uint64_t now_ns)
+{
+    for (uint16_t i = 0; i < path->slot_count; i++) {
+        struct path_peer *peer = &path->peers[i];
+        if (!peer->used)
+            continue;
+        path_doubt(path, now_ns, peer);
+        path_step(path, now_ns, peer);
+    }
+}
+
 /* ---- inputs ---- */
 
 void nat_path_heard(struct nat_path *path, uint64_t now_ns, const struct id *id, const struct net_addr *addr)

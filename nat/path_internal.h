@@ -247,6 +247,8 @@ uint16_t path_second(const struct path_peer *peer);
 void path_tell(struct nat_path *path, struct path_peer *peer);
 /* Runs what is due for the peer; it may be gone afterwards. */
 void path_step(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
+/* Makes the route in use suspect, if there is one. */
+void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 /* Recomputes when the peer needs path_step next, and lowers the core's deadline. */
 void path_plan(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 

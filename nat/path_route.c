@@ -31,13 +31,16 @@ static const uint64_t wary_life_ns = MS(60000);
 
 /* How long the route in use may be silent: a round trip and four deviations, as RFC 6298 has it, but no less
  * than 1.25 round trips + 30 ms and no more than the patience that any link gets. */
-static uint64_t limit_ns(const struct path_candidate *candidate, uint64_t now_ns)
+static uint64_t steady_limit_ns(const struct path_candidate *candidate)
 {
     uint64_t most_ns = path_patience_ns(candidate);
     uint64_t least_ns = candidate->srtt_ns + candidate->srtt_ns / 4 + MS(30);
-    if (now_ns < candidate->wary_until_ns)
-        return most_ns;
     return path_sooner(most_ns, path_later(least_ns, candidate->srtt_ns + 4 * candidate->rttvar_ns + MS(30)));
+}
+
+static uint64_t limit_ns(const struct path_candidate *candidate, uint64_t now_ns)
+{
+    return now_ns < candidate->wary_until_ns ? path_patience_ns(candidate) : steady_limit_ns(candidate);
 }
 
 /* Data is in flight by a hint that is still good. */
@@ -236,17 +239,18 @@ static void note_beside(struct path_peer *peer, const struct path_candidate *can
         peer->heard_beside++;
 }
 
-/* Both ends may have chosen different standbys, and each would hear nothing by its own: the higher id follows
- * the lower.  False: there is nothing to follow. */
+/* Both ends may have chosen different routes, and each would hear nothing by its own: who uses the worse one
+ * follows, of two alike the higher id.  False: there is nothing to follow. */
 static bool follow(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
 {
-    if (peer->beside == PATH_NONE || peer->heard_beside < HEARD_BESIDE ||
-        id_compare(&path->config.self, &peer->id) < 0)
+    if (peer->beside == PATH_NONE || peer->heard_beside < HEARD_BESIDE)
         return false;
     struct path_candidate *candidate = &peer->candidates[peer->beside];
     struct path_candidate *active = &peer->candidates[peer->active];
-    if (!candidate->used || candidate->state != NAT_ANSWERING ||
-        path_class(candidate) != path_class(active) || is_ageing(peer, now_ns, candidate))
+    if (!candidate->used || candidate->state != NAT_ANSWERING || path_class(candidate) > path_class(active) ||
+        is_ageing(peer, now_ns, candidate))
+        return false;
+    if (path_class(candidate) == path_class(active) && id_compare(&path->config.self, &peer->id) < 0)
         return false;
     deactivate(peer, now_ns, NAT_ANSWERING);
     activate(path, now_ns, peer, candidate);
@@ -264,6 +268,12 @@ static void suspect(struct nat_path *path, uint64_t now_ns, struct path_peer *pe
     path_log(path, now_ns, peer, active, NAT_PATH_SUSPECTED);
     path_probe_by(active, now_ns);
     path_probe_standbys(peer, now_ns);
+}
+
+void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
+    if (peer->active != PATH_NONE && peer->candidates[peer->active].state == NAT_ACTIVE)
+        suspect(path, now_ns, peer, &peer->candidates[peer->active]);
 }
 
 /* When the route becomes suspect if nothing is heard. */
@@ -294,18 +304,23 @@ static uint64_t one_way_at(const struct path_candidate *active)
 }
 
 /* When a suspect route is dead. */
-static uint64_t death_at(const struct nat_path *path, uint64_t now_ns, const struct path_candidate *active)
+static uint64_t death_at(const struct nat_path *path, uint64_t now_ns, const struct path_peer *peer)
 {
+    const struct path_candidate *active = &peer->candidates[peer->active];
     if (active->next_sequence - active->suspect_sequence < SUSPECT_PROBES)
         return UINT64_MAX;
-    return path_later(active->since_ns, path->stalled_ns) + limit_ns(active, now_ns) + dead_margin_ns;
+    /* While a standby answers it is no stall of the link, which would be a reason to be wary. */
+    uint16_t standby = best_standby(peer, now_ns);
+    bool answers = standby != PATH_NONE && peer->candidates[standby].answered_ns > active->since_ns;
+    return path_later(active->since_ns, path->stalled_ns) + dead_margin_ns +
+           (answers ? steady_limit_ns(active) : limit_ns(active, now_ns));
 }
 
 static void step_active(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
 {
     struct path_candidate *active = &peer->candidates[peer->active];
     if (active->state == NAT_SUSPECT) {
-        if (now_ns >= death_at(path, now_ns, active))
+        if (now_ns >= death_at(path, now_ns, peer))
             bury_active(path, now_ns, peer);
     } else if (now_ns >= one_way_at(active)) {
         bury_active(path, now_ns, peer);
@@ -469,7 +484,7 @@ void path_plan(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
     if (peer->active != PATH_NONE) {
         const struct path_candidate *active = &peer->candidates[peer->active];
         if (active->state == NAT_SUSPECT)
-            wake_ns = path_sooner(wake_ns, death_at(path, now_ns, active));
+            wake_ns = path_sooner(wake_ns, death_at(path, now_ns, peer));
         else
             wake_ns = path_sooner(wake_ns,
                                   path_sooner(one_way_at(active), suspicion_at(path, now_ns, peer, active)));

@@ -34,6 +34,7 @@
 #include "net/uv/socket.h"
 #include "net/uv/tcp.h"
 #include "net/uv/timer.h"
+#include "net/uv/watch.h"
 #include "node/attempts.h"
 #include "node/config.h"
 #include "node/control.h"
@@ -222,6 +223,7 @@ struct node {
     bool portmap_ended;
     bool portmap_inner; /* a router's own outer address is private */
     uint64_t locals_next_ns;
+    struct net_uv_watch *watch; /* of interface addresses; NULL: they are only polled */
 
     struct shaper shaper;
     struct net_seal *seal;
