@@ -201,6 +201,17 @@ int nat_path_punch(struct nat_path *path, uint64_t now_ns, const struct id *id)
     return ERR_OK;
 }
 
+void nat_path_moved(struct nat_path *path, uint64_t now_ns)
+{
+    for (uint16_t i = 0; i < path->slot_count; i++) {
+        struct path_peer *peer = &path->peers[i];
+        if (!peer->used)
+            continue;
+        path_doubt(path, now_ns, peer);
+        path_step(path, now_ns, peer);
+    }
+}
+
 /* ---- inputs ---- */
 
 void nat_path_heard(struct nat_path *path, uint64_t now_ns, const struct id *id, const struct net_addr *addr)
@@ -211,6 +222,7 @@ void nat_path_heard(struct nat_path *path, uint64_t now_ns, const struct id *id,
     struct path_candidate *active = peer->active == PATH_NONE ? NULL : &peer->candidates[peer->active];
     if (active != NULL && active->state == NAT_ACTIVE && net_addr_equal(&active->addr, addr)) {
         active->heard_ns = now_ns; /* the planned wake-up is now early at worst */
+        peer->heard_beside = 0;
         return;
     }
     path_heard_from(path, now_ns, peer, addr);

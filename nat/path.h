@@ -174,6 +174,9 @@ MUST_USE int nat_path_candidate_add(struct nat_path *path, uint64_t now_ns, cons
 /* A socket, TCP link or relay session of ours (not NET_VIA_MAIN) is closed: its candidates go at once,
  * without ROUTE_GONE, and the routes in use among them are dead.  O(candidates of all peers). */
 void nat_path_via_closed(struct nat_path *path, uint64_t now_ns, uint16_t via);
+/* Our own address has changed: every route in use is suspect until something is heard by it again, so that
+ * packets go by a standby as well, and all are probed at once.  O(peers). */
+void nat_path_moved(struct nat_path *path, uint64_t now_ns);
 /* Both sides are told to open their NATs for each other: unanswered candidates are probed every 30 ms for 5
  * s. ERR_NOT_FOUND: no such peer. */
 MUST_USE int nat_path_punch(struct nat_path *path, uint64_t now_ns, const struct id *peer);
@@ -192,8 +195,9 @@ void nat_path_set_keepalive(struct nat_path *path, uint64_t keepalive_ns);
  * that the connection accepted.  O(1); call it for each. */
 void nat_path_heard(struct nat_path *path, uint64_t now_ns, const struct id *peer,
                     const struct net_addr *addr);
-/* Bytes in flight to the peer, as QUIC counts them; call it at least every 200 ms while there are any, and
- * once with 0.  More than 4 KiB means busy.  A hint older than a second counts as 0. */
+/* Bytes in flight to the peer, as QUIC counts them, or that came from it since the last call, whichever are
+ * more; call it at least every 200 ms while there are any, and once with 0.  More than 4 KiB means busy.  A
+ * hint older than a second counts as 0. */
 void nat_path_busy(struct nat_path *path, uint64_t now_ns, const struct id *peer, uint64_t bytes_in_flight);
 /* A message of kind NET_KIND_PROBE or NET_KIND_PROBE_ANSWER (asserted), opened by net/seal.  Includes what
  * nat_path_heard does.  ERR_MALFORMED: drop.  ERR_REFUSED: it claims to be from this node, or answers no

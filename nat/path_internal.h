@@ -77,9 +77,12 @@ struct path_peer {
     bool send_listed;  /* in the list of peers with probes to send; outlives the peer */
     bool event_listed; /* in the list of peers with a change to tell; outlives the peer */
     bool told_up;
-    uint16_t active; /* candidate, or PATH_NONE */
-    uint16_t chain;  /* next in the id chain, or in the free list */
-    uint16_t log;    /* of a wanted peer, or PATH_NONE */
+    bool improved;         /* the route in use replaced one that worked */
+    uint16_t heard_beside; /* datagrams in a row that came by `beside`, none by the route in use */
+    uint16_t beside;       /* candidate, or PATH_NONE */
+    uint16_t active;       /* candidate, or PATH_NONE */
+    uint16_t chain;        /* next in the id chain, or in the free list */
+    uint16_t log;          /* of a wanted peer, or PATH_NONE */
     uint32_t flaps;
     bool life_learnt;        /* else the caller told it */
     uint64_t life_ns;        /* of mappings on the way; 0: not known to end */
@@ -248,6 +251,8 @@ uint16_t path_second(const struct path_peer *peer);
 void path_tell(struct nat_path *path, struct path_peer *peer);
 /* Runs what is due for the peer; it may be gone afterwards. */
 void path_step(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
+/* Makes the route in use suspect, if there is one. */
+void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 /* Recomputes when the peer needs path_step next, and lowers the core's deadline. */
 void path_plan(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 

@@ -13,6 +13,7 @@ enum {
     ANSWERS_BETTER = 5,
     ANSWERS_BETTER_CLASS = 2,
     FLAPS_MAX = 5,
+    HEARD_BESIDE = 8, /* datagrams by a standby and none by the route in use: the peer uses that standby */
 };
 
 static const uint64_t busy_hint_life_ns = MS(1000);
@@ -30,13 +31,16 @@ static const uint64_t wary_life_ns = MS(60000);
 
 /* How long the route in use may be silent: a round trip and four deviations, as RFC 6298 has it, but no less
  * than 1.25 round trips + 30 ms and no more than the patience that any link gets. */
-static uint64_t limit_ns(const struct path_candidate *candidate, uint64_t now_ns)
+static uint64_t steady_limit_ns(const struct path_candidate *candidate)
 {
     uint64_t most_ns = path_patience_ns(candidate);
     uint64_t least_ns = candidate->srtt_ns + candidate->srtt_ns / 4 + MS(30);
-    if (now_ns < candidate->wary_until_ns)
-        return most_ns;
     return path_sooner(most_ns, path_later(least_ns, candidate->srtt_ns + 4 * candidate->rttvar_ns + MS(30)));
+}
+
+static uint64_t limit_ns(const struct path_candidate *candidate, uint64_t now_ns)
+{
+    return now_ns < candidate->wary_until_ns ? path_patience_ns(candidate) : steady_limit_ns(candidate);
 }
 
 /* Data is in flight by a hint that is still good. */
@@ -119,6 +123,9 @@ static void activate(struct nat_path *path, uint64_t now_ns, struct path_peer *p
     set_state(candidate, now_ns, NAT_ACTIVE);
     peer->active = (uint16_t)(candidate - peer->candidates);
     peer->changed_ns = now_ns;
+    peer->improved = false;
+    peer->heard_beside = 0;
+    peer->beside = PATH_NONE;
     path->stats.changes++;
     path_log(path, now_ns, peer, candidate, NAT_PATH_ACTIVATED);
     trace_emit(&path->config.trace, TRACE_ROUTE_UP, now_ns, &peer->id, (int64_t)(candidate->srtt_ns / 1000),
@@ -148,6 +155,7 @@ static void consider(struct nat_path *path, uint64_t now_ns, struct path_peer *p
         return;
     deactivate(peer, now_ns, NAT_ANSWERING);
     activate(path, now_ns, peer, candidate);
+    peer->improved = true;
 }
 
 /* The best standby that answered not long before; one that answered long ago may have died with the route. */
@@ -194,8 +202,11 @@ static void bury_active(struct nat_path *path, uint64_t now_ns, struct path_peer
 {
     struct path_candidate *active = &peer->candidates[peer->active];
     bool young = now_ns - peer->changed_ns < flap_life_ns;
-    if (!is_ageing(peer, now_ns, active))
-        peer->flaps = !young ? 0 : peer->flaps < FLAPS_MAX ? peer->flaps + 1 : FLAPS_MAX;
+    /* What stepped in for a dead route may die as well: that is the same failure, or another, no flapping. */
+    if (!young)
+        peer->flaps = 0;
+    else if (peer->improved && !is_ageing(peer, now_ns, active) && peer->flaps < FLAPS_MAX)
+        peer->flaps++;
     deactivate(peer, now_ns, NAT_DEAD);
     active->answers = 0;
     path_log(path, now_ns, peer, active, NAT_PATH_DIED);
@@ -212,6 +223,39 @@ void path_candidate_close(struct nat_path *path, uint64_t now_ns, struct path_pe
         replace_active(path, now_ns, peer);
 }
 
+/* ---- which route the peer uses ---- */
+
+/* Bulk comes by another route than the one in use: counted, since probes and their answers come by all. */
+static void note_beside(struct path_peer *peer, const struct path_candidate *candidate)
+{
+    uint16_t index = (uint16_t)(candidate - peer->candidates);
+    if (peer->active == PATH_NONE || index == peer->active)
+        return;
+    if (peer->beside != index)
+        peer->heard_beside = 0;
+    peer->beside = index;
+    if (peer->heard_beside < UINT16_MAX)
+        peer->heard_beside++;
+}
+
+/* Both ends may have chosen different routes, and each would hear nothing by its own: who uses the worse one
+ * follows, of two alike the higher id.  False: there is nothing to follow. */
+static bool follow(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
+    if (peer->beside == PATH_NONE || peer->heard_beside < HEARD_BESIDE)
+        return false;
+    struct path_candidate *candidate = &peer->candidates[peer->beside];
+    struct path_candidate *active = &peer->candidates[peer->active];
+    if (!candidate->used || candidate->state != NAT_ANSWERING || path_class(candidate) > path_class(active) ||
+        is_ageing(peer, now_ns, candidate))
+        return false;
+    if (path_class(candidate) == path_class(active) && id_compare(&path->config.self, &peer->id) < 0)
+        return false;
+    deactivate(peer, now_ns, NAT_ANSWERING);
+    activate(path, now_ns, peer, candidate);
+    return true;
+}
+
 /* ---- silence ---- */
 
 static void suspect(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
@@ -223,6 +267,12 @@ static void suspect(struct nat_path *path, uint64_t now_ns, struct path_peer *pe
     path_log(path, now_ns, peer, active, NAT_PATH_SUSPECTED);
     path_probe_by(active, now_ns);
     path_probe_standbys(peer, now_ns);
+}
+
+void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
+    if (peer->active != PATH_NONE && peer->candidates[peer->active].state == NAT_ACTIVE)
+        suspect(path, now_ns, peer, &peer->candidates[peer->active]);
 }
 
 /* When the route becomes suspect if nothing is heard. */
@@ -253,22 +303,27 @@ static uint64_t one_way_at(const struct path_candidate *active)
 }
 
 /* When a suspect route is dead. */
-static uint64_t death_at(const struct nat_path *path, uint64_t now_ns, const struct path_candidate *active)
+static uint64_t death_at(const struct nat_path *path, uint64_t now_ns, const struct path_peer *peer)
 {
+    const struct path_candidate *active = &peer->candidates[peer->active];
     if (active->next_sequence - active->suspect_sequence < SUSPECT_PROBES)
         return UINT64_MAX;
-    return path_later(active->since_ns, path->stalled_ns) + limit_ns(active, now_ns) + dead_margin_ns;
+    /* While a standby answers it is no stall of the link, which would be a reason to be wary. */
+    uint16_t standby = best_standby(peer, now_ns);
+    bool answers = standby != PATH_NONE && peer->candidates[standby].answered_ns > active->since_ns;
+    return path_later(active->since_ns, path->stalled_ns) + dead_margin_ns +
+           (answers ? steady_limit_ns(active) : limit_ns(active, now_ns));
 }
 
 static void step_active(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
 {
     struct path_candidate *active = &peer->candidates[peer->active];
     if (active->state == NAT_SUSPECT) {
-        if (now_ns >= death_at(path, now_ns, active))
+        if (now_ns >= death_at(path, now_ns, peer))
             bury_active(path, now_ns, peer);
     } else if (now_ns >= one_way_at(active)) {
         bury_active(path, now_ns, peer);
-    } else if (now_ns >= suspicion_at(path, now_ns, peer, active)) {
+    } else if (now_ns >= suspicion_at(path, now_ns, peer, active) && !follow(path, now_ns, peer)) {
         suspect(path, now_ns, peer, active);
     }
 }
@@ -324,6 +379,7 @@ void path_heard_from(struct nat_path *path, uint64_t now_ns, struct path_peer *p
     }
     candidate->authentic = true;
     candidate->heard_ns = now_ns;
+    note_beside(peer, candidate);
     if (candidate->state == NAT_SUSPECT) {
         candidate->state = NAT_ACTIVE; /* since_ns stays: it was the route all along */
         candidate->wary_until_ns = now_ns + wary_life_ns;
@@ -427,7 +483,7 @@ void path_plan(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
     if (peer->active != PATH_NONE) {
         const struct path_candidate *active = &peer->candidates[peer->active];
         if (active->state == NAT_SUSPECT)
-            wake_ns = path_sooner(wake_ns, death_at(path, now_ns, active));
+            wake_ns = path_sooner(wake_ns, death_at(path, now_ns, peer));
         else
             wake_ns = path_sooner(wake_ns,
                                   path_sooner(one_way_at(active), suspicion_at(path, now_ns, peer, active)));

@@ -75,8 +75,8 @@ struct path_peer *path_add(struct nat_path *path, uint64_t now_ns, const struct 
     bool send_listed = peer->send_listed;
     bool event_listed = peer->event_listed;
     path->free_head = peer->chain;
-    *peer =
-        (struct path_peer){.id = *id, .used = true, .wanted = wanted, .active = PATH_NONE, .chain = *head};
+    *peer = (struct path_peer){
+        .id = *id, .used = true, .wanted = wanted, .active = PATH_NONE, .beside = PATH_NONE, .chain = *head};
     peer->send_listed = send_listed;
     peer->event_listed = event_listed;
     peer->interest_ns = now_ns;

@@ -34,6 +34,7 @@
 #include "net/uv/socket.h"
 #include "net/uv/tcp.h"
 #include "net/uv/timer.h"
+#include "net/uv/watch.h"
 #include "node/attempts.h"
 #include "node/blockage.h"
 #include "node/config.h"
@@ -101,9 +102,14 @@ struct node_peer {
     uint64_t session_ups[NODE_PEER_SESSIONS_MAX]; /* since when they stand */
     struct seek seek;                             /* when the next session may be asked for */
     size_t relay_turn;                            /* which relay is asked next */
-    uint64_t punch_next_ns;                       /* earliest next round */
-    bool survey_waits;                            /* a round of nat/punch waits for a fresh port trend */
-    bool second_relay;                            /* punching has failed: a second session stands by */
+    uint64_t busy_ns;                             /* when much was moving last; 0: never */
+    uint64_t received;                            /* bytes of the connection, when last looked at */
+    bool record_old;          /* its relays do not know it: its record is to be looked up again */
+    bool ageing;              /* the mapping behind the route in use ends soon, and no other is found yet */
+    uint64_t punch_next_ns;   /* earliest next round */
+    bool survey_waits;        /* a round of nat/punch waits for a fresh port trend */
+    bool second_relay;        /* punching has failed: a second session stands by */
+    uint64_t life_ns;         /* of mappings, as nat/path was told last */
     uint64_t reset_ns;        /* when QUIC's congestion state starts afresh; 0: nothing is due */
     enum nat_route_kind kind; /* of the route in use */
     struct net_addr route;
@@ -227,6 +233,7 @@ struct node {
     bool portmap_ended;
     bool portmap_inner; /* a router's own outer address is private */
     uint64_t locals_next_ns;
+    struct net_uv_watch *watch; /* of interface addresses; NULL: they are only polled */
 
     struct shaper shaper;
     struct net_seal *seal;
@@ -333,7 +340,7 @@ bool own_ending(struct node *node, uint64_t now_ns);
 /* meet.c */
 bool meet_drain(struct node *node, uint64_t now_ns);
 void meet_tick(struct node *node, uint64_t now_ns);
-uint64_t meet_deadline_ns(const struct node *node);
+uint64_t meet_deadline_ns(const struct node *node, uint64_t now_ns);
 /* A wanted peer has no route: seek one through its relays. */
 void meet_seek(struct node *node, struct node_peer *peer, uint64_t now_ns);
 /* The route in use is new or gone (kind NAT_ROUTE_NONE). */
@@ -347,8 +354,13 @@ void meet_own_addrs(struct node *node, uint64_t now_ns);
 void meet_record(struct node *node, struct node_peer *peer, struct bytes extra);
 /* The mapping behind the route in use ends soon: punch from a fresh socket. */
 void meet_ageing(struct node *node, struct node_peer *peer, uint64_t now_ns);
-/* A survey has ended: rounds that wait for a fresh port trend go on. */
+/* A survey has ended: rounds that wait for a fresh port trend go on, routes learn how long mappings live. */
 void meet_survey_done(struct node *node, uint64_t now_ns);
+/* The peer's record is to be looked up though a connection stands: it has no route, or its relays are new. */
+bool meet_wants_record(const struct node *node, const struct node_peer *peer);
+/* Bytes in flight to a connected peer, or that came from it since the last call, whichever are more: who only
+ * receives must notice a dead route as soon as the sender.  Called five times a second. */
+uint64_t meet_moving(struct node_peer *peer, uint64_t now_ns, const struct quic_peer_info *info);
 /* Ends what is under way with a peer that is let go. */
 void meet_forget(struct node *node, struct node_peer *peer, uint64_t now_ns);
 /* A message of nat/relay, nat/punch or nat/reach; errors as net_seal_open's callers count them. */

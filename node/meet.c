@@ -4,11 +4,13 @@
  *
  *     no route --record names relays--> session through the first --> QUIC stands, relayed
  *                                                                        | nat/punch, over that route
- *     direct (the session stays as a standby) <--------- hole -----------+
+ *     direct (a session stays as a standby) <----------- hole -----------+
  *                                                                        | no hole
  *     relayed, a second session through another relay stands by <--------+  (punched again later)
  *
- * nat/path chooses among all of them; here is only carried out what it and the two cores say. */
+ * Sessions that end are replaced while the connection is in use, so that a route that dies has a successor
+ * that answers already.  nat/path chooses among all of them; here is only carried out what it and the two
+ * cores say. */
 #include <string.h>
 
 #include "node/internal.h"
@@ -17,6 +19,8 @@ enum {
     RESET_AFTER_MS = 50, /* least wait after a change from a route that still works */
     PUNCH_LATER_S = 30,
     SHAPE_BELOW = 50, /* QUIC keeps a fiftieth below what a relay grants */
+    BUSY_BYTES = 4096,
+    BUSY_LATELY_S = 120, /* a connection that moved much since then is worth a standby */
 };
 
 #define MS(x) ((uint64_t)(x)*UINT64_C(1000000))
@@ -83,6 +87,60 @@ static bool open_session(struct node *node, struct node_peer *peer, uint64_t now
     return false;
 }
 
+static bool busy_lately(const struct node_peer *peer, uint64_t now_ns)
+{
+    return peer->busy_ns != 0 && now_ns < peer->busy_ns + BUSY_LATELY_S * NODE_SECOND_NS;
+}
+
+uint64_t meet_moving(struct node_peer *peer, uint64_t now_ns, const struct quic_peer_info *info)
+{
+    uint64_t came = info->wire_received > peer->received ? info->wire_received - peer->received : 0;
+    uint64_t moving = came > info->bytes_in_flight ? came : info->bytes_in_flight;
+    peer->received = info->wire_received;
+    if (moving > BUSY_BYTES)
+        peer->busy_ns = now_ns;
+    return moving;
+}
+
+static size_t session_count(const struct node_peer *peer)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < NODE_PEER_SESSIONS_MAX; i++)
+        count += peer->sessions[i] != 0;
+    return count;
+}
+
+/* How many sessions a connected peer is to have. */
+static size_t sessions_wanted(const struct node_peer *peer, uint64_t now_ns)
+{
+    switch (peer->kind) {
+    case NAT_ROUTE_NONE:
+        return NODE_PEER_SESSIONS_MAX;
+    case NAT_ROUTE_RELAYED:
+        return peer->second_relay || busy_lately(peer, now_ns) ? 2 : 1;
+    case NAT_ROUTE_TCP:
+    case NAT_ROUTE_LAN:
+        break;
+    case NAT_ROUTE_DIRECT6:
+    case NAT_ROUTE_DIRECT4:
+    case NAT_ROUTE_MAPPED:
+    case NAT_ROUTE_PUNCHED:
+        return busy_lately(peer, now_ns) ? 1 : 0;
+    }
+    return 0;
+}
+
+static bool wants_session(const struct node_peer *peer, uint64_t now_ns)
+{
+    return peer->connected && peer->relay_count > 0 && session_count(peer) < sessions_wanted(peer, now_ns);
+}
+
+bool meet_wants_record(const struct node *node, const struct node_peer *peer)
+{
+    (void)node;
+    return peer->connected && (peer->kind == NAT_ROUTE_NONE || peer->record_old);
+}
+
 void meet_seek(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
     if (peer->relay_count == 0 || !seek_due(&peer->seek, now_ns))
@@ -111,6 +169,9 @@ void meet_record(struct node *node, struct node_peer *peer, struct bytes extra)
         seek_hurry(&peer->seek, node_now_ns());
     memcpy(peer->relays, places, sizeof peer->relays);
     peer->relay_count = (size_t)count;
+    if (peer->record_old)
+        seek_hurry(&peer->seek, node_now_ns());
+    peer->record_old = false;
     if (!peer->connected)
         meet_seek(node, peer, node_now_ns());
 }
@@ -137,10 +198,34 @@ static void session_up(struct node *node, uint64_t now_ns, const struct nat_rela
         close_session(node, peer, slot, now_ns);
 }
 
+/* Nothing comes through the session: the peer, which asks for another, has lost it. */
+static bool is_stale(const struct node *node, const struct node_peer *peer, size_t slot)
+{
+    struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
+    int count = nat_path_candidates(node->path, &peer->id, info, NAT_PATH_CANDIDATES_MAX);
+    if (peer->session_vias[slot] == 0)
+        return false; /* on its way */
+    for (int i = 0; i < count; i++) {
+        if (info[i].addr.via == peer->session_vias[slot])
+            return info[i].state == NAT_DEAD;
+    }
+    return true;
+}
+
+/* A free slot for a session that the peer wants, if need be instead of one that the peer has lost. */
+static size_t slot_for_offer(struct node *node, struct node_peer *peer, uint64_t now_ns)
+{
+    for (size_t i = 0; i < NODE_PEER_SESSIONS_MAX && session_count(peer) == NODE_PEER_SESSIONS_MAX; i++) {
+        if (is_stale(node, peer, i))
+            close_session(node, peer, i, now_ns);
+    }
+    return session_slot(peer, 0);
+}
+
 static void session_offered(struct node *node, uint64_t now_ns, const struct nat_relay_client_event *event)
 {
     struct node_peer *peer = peers_admit(node, now_ns, &event->peer);
-    size_t slot = peer == NULL ? NODE_PEER_SESSIONS_MAX : session_slot(peer, 0);
+    size_t slot = peer == NULL ? NODE_PEER_SESSIONS_MAX : slot_for_offer(node, peer, now_ns);
     attempts_note(&node->attempts, now_ns, &event->peer, ATTEMPT_RELAY_OFFERED, &event->relay_addr, ERR_OK);
     if (slot < NODE_PEER_SESSIONS_MAX &&
         nat_relay_client_accept(node->relay_client, now_ns, event->token) == ERR_OK) {
@@ -151,8 +236,8 @@ static void session_offered(struct node *node, uint64_t now_ns, const struct nat
     nat_relay_client_decline(node->relay_client, now_ns, event->token);
 }
 
-/* The next session goes through another relay of the peer's first, and soon. */
-static void put_last(struct node_peer *peer, uint64_t now_ns, const struct id *relay)
+/* The next session goes through another relay of the peer's first. */
+static void put_last(struct node_peer *peer, const struct id *relay)
 {
     size_t at = 0;
     while (at < peer->relay_count && !id_equal(&peer->relays[at].id, relay))
@@ -162,8 +247,6 @@ static void put_last(struct node_peer *peer, uint64_t now_ns, const struct id *r
     struct nat_relay_place place = peer->relays[at];
     memmove(&peer->relays[at], &peer->relays[at + 1], (peer->relay_count - at - 1) * sizeof peer->relays[0]);
     peer->relays[peer->relay_count - 1] = place;
-    if (peer->relay_next_ns > now_ns + NODE_SECOND_NS)
-        peer->relay_next_ns = now_ns + NODE_SECOND_NS;
 }
 
 static void session_over(struct node *node, uint64_t now_ns, const struct nat_relay_client_event *event)
@@ -190,9 +273,9 @@ static void session_over(struct node *node, uint64_t now_ns, const struct nat_re
             seek_hurry(&peer->seek, now_ns);
         else
             seek_failed(&peer->seek, now_ns, !event->answers);
-        put_last(peer, now_ns, &event->relay);
+        put_last(peer, &event->relay);
         if (event->reason == NAT_RELAY_BY_NO_RESERVATION)
-            peer->lookup_next_ns = now_ns; /* its record is out of date */
+            peer->record_old = true;
     }
 }
 
@@ -307,6 +390,16 @@ static void want_survey(struct node *node, uint64_t now_ns, const struct id *id)
     nat_punch_survey_done(node->punch, now_ns, id);
 }
 
+static void set_life(struct node *node, struct node_peer *peer, uint64_t now_ns)
+{
+    uint64_t life_ns = nat_reach_profile(node->reach, NET_FAMILY_V4).life_ns;
+    if (life_ns == peer->life_ns)
+        return; /* what nat/path has learnt of the other side's stays */
+    peer->life_ns = life_ns;
+    int result = nat_path_set_life(node->path, now_ns, &peer->id, life_ns);
+    (void)result; /* ERR_NOT_FOUND: let go meanwhile */
+}
+
 void meet_survey_done(struct node *node, uint64_t now_ns)
 {
     for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
@@ -315,6 +408,8 @@ void meet_survey_done(struct node *node, uint64_t now_ns)
             peer->survey_waits = false;
             nat_punch_survey_done(node->punch, now_ns, &peer->id);
         }
+        if (peer->used && is_direct(peer->kind))
+            set_life(node, peer, now_ns);
     }
 }
 
@@ -331,6 +426,8 @@ static void round_over(struct node *node, uint64_t now_ns, const struct nat_punc
         return;
     uint64_t ready_ns = nat_punch_ready_ns(node->punch, &event->peer);
     peer->punch_next_ns = ready_ns > now_ns ? ready_ns : now_ns + PUNCH_LATER_S * NODE_SECOND_NS;
+    if (peer->ageing)
+        peer->punch_next_ns = now_ns + NODE_SECOND_NS;
     if (!event->ok)
         peer->second_relay = true;
 }
@@ -416,6 +513,7 @@ void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
         nat_punch_forget(node->punch, now_ns, &peer->id);
         return;
     }
+    peer->ageing = false;
     peer->kind = event->kind;
     peer->route = event->addr;
     apply_rate(node, peer, now_ns);
@@ -427,8 +525,7 @@ void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
     if (peer->seen.family != NET_FAMILY_NONE)
         nat_punch_seen(node->punch, &peer->id, &peer->seen);
     if (is_direct(peer->kind)) {
-        uint64_t life_ns = nat_reach_profile(node->reach, NET_FAMILY_V4).life_ns;
-        result = nat_path_set_life(node->path, now_ns, &peer->id, life_ns);
+        set_life(node, peer, now_ns);
         peer->second_relay = false;
         return;
     }
@@ -482,19 +579,34 @@ bool meet_drain(struct node *node, uint64_t now_ns)
     return any;
 }
 
+static bool wants_punch(const struct node *node, const struct node_peer *peer)
+{
+    bool detour = peer->kind == NAT_ROUTE_RELAYED || peer->kind == NAT_ROUTE_TCP;
+    return peer->connected && !node->udp_blocked && (detour || (peer->ageing && is_direct(peer->kind)));
+}
+
 static void tick_peer(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
     if (peer->reset_ns != 0 && now_ns >= peer->reset_ns)
         start_afresh(node, peer, now_ns);
-    if (peer->kind == NAT_ROUTE_NONE || is_direct(peer->kind) || !peer->connected)
-        return;
-    if (!node->udp_blocked && now_ns >= peer->punch_next_ns)
-        punch(node, peer, now_ns, false);
-    bool standing = peer->kind == NAT_ROUTE_RELAYED && peer->second_relay && session_slot(peer, 0) == 1;
-    if (standing && peer->relay_count > 0 && seek_due(&peer->seek, now_ns)) {
-        seek_opened(&peer->seek, now_ns, true);
+    if (wants_session(peer, now_ns) && seek_due(&peer->seek, now_ns)) {
+        seek_opened(&peer->seek, now_ns, peer->kind != NAT_ROUTE_NONE);
         (void)open_session(node, peer, now_ns);
     }
+    if (wants_punch(node, peer) && now_ns >= peer->punch_next_ns)
+        punch(node, peer, now_ns, peer->ageing);
+}
+
+/* While data goes by mappings that a NAT gives out to all alike, it is seen to how long they live. */
+static bool wants_watch(const struct node *node, uint64_t now_ns)
+{
+    for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
+        const struct node_peer *peer = &node->peers[i];
+        if (peer->used && peer->connected && is_direct(peer->kind) && peer->kind != NAT_ROUTE_LAN &&
+            busy_lately(peer, now_ns))
+            return node->client;
+    }
+    return false;
 }
 
 void meet_tick(struct node *node, uint64_t now_ns)
@@ -506,14 +618,16 @@ void meet_tick(struct node *node, uint64_t now_ns)
         if (node->peers[i].used)
             tick_peer(node, &node->peers[i], now_ns);
     }
+    nat_reach_watch(node->reach, now_ns, wants_watch(node, now_ns));
 }
 
 void meet_ageing(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
+    peer->ageing = true;
     punch(node, peer, now_ns, true);
 }
 
-uint64_t meet_deadline_ns(const struct node *node)
+uint64_t meet_deadline_ns(const struct node *node, uint64_t now_ns)
 {
     uint64_t first = nat_relay_deadline_ns(node->relay);
     uint64_t client_ns = nat_relay_client_deadline_ns(node->relay_client);
@@ -526,9 +640,10 @@ uint64_t meet_deadline_ns(const struct node *node)
             continue;
         if (peer->reset_ns != 0 && peer->reset_ns < first)
             first = peer->reset_ns;
-        bool detour = peer->connected && (peer->kind == NAT_ROUTE_RELAYED || peer->kind == NAT_ROUTE_TCP);
-        if (detour && !node->udp_blocked && peer->punch_next_ns < first)
+        if (wants_punch(node, peer) && peer->punch_next_ns < first)
             first = peer->punch_next_ns;
+        if (wants_session(peer, now_ns) && peer->seek.next_ns < first)
+            first = peer->seek.next_ns;
     }
     return first;
 }

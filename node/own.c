@@ -75,6 +75,7 @@ static void locals_changed(struct node *node, uint64_t now_ns)
 {
     nat_reach_locals(node->reach, now_ns, node->locals, node->local_count);
     nat_relay_client_moved(node->relay_client, now_ns);
+    nat_path_moved(node->path, now_ns);
     if (node->portmap_running)
         nat_portmap_network_changed(node->portmap, now_ns);
     own_changed(node, now_ns);
@@ -90,6 +91,14 @@ static void check_locals(struct node *node, uint64_t now_ns)
     memcpy(node->locals, now, sizeof now);
     node->local_count = count;
     locals_changed(node, now_ns);
+}
+
+static void on_locals(void *user)
+{
+    struct node *node = user;
+    uint64_t now_ns = node_now_ns();
+    check_locals(node, now_ns);
+    node_pump(node, now_ns);
 }
 
 /* ---- decisions ---- */
@@ -679,6 +688,9 @@ int own_open(struct node *node, uint64_t now_ns, char why[NODE_ERROR_SIZE])
     open_lan(node);
     node->local_count = read_locals(node, node->locals);
     node->locals_next_ns = now_ns + LOCALS_S * NODE_SECOND_NS;
+    result = net_uv_watch_open(&node->watch, &node->loop, on_locals, node);
+    if (result < 0)
+        node_info(node, TRACE_LEVEL_DEBUG, "interface addresses are polled: %s", err_text(result));
     nat_reach_locals(node->reach, now_ns, node->locals, node->local_count);
     own_changed(node, now_ns);
     return ERR_OK;
@@ -698,6 +710,7 @@ bool own_ending(struct node *node, uint64_t now_ns)
 void own_close(struct node *node)
 {
     net_uv_lan_close(node->lan);
+    net_uv_watch_close(node->watch);
     portmap_thread_stop(node->portmap_thread);
     allocator_release(&node->alloc, node->portmap_block);
     allocator_release(&node->alloc, node->punch_block);
@@ -705,5 +718,6 @@ void own_close(struct node *node)
     allocator_release(&node->alloc, node->relay_block);
     allocator_release(&node->alloc, node->reach_block);
     node->lan = NULL;
+    node->watch = NULL;
     node->portmap_thread = NULL;
 }

@@ -235,6 +235,19 @@ void peers_dht_event(struct node *node, uint64_t now_ns, const struct dht_event 
     }
 }
 
+static void look_up(struct node *node, struct node_peer *peer, uint64_t now_ns)
+{
+    if (now_ns < peer->lookup_next_ns)
+        return;
+    peer->lookup_next_ns = now_ns + LOOKUP_MIN_S * NODE_SECOND_NS;
+    if (peer->lookup != 0)
+        return;
+    int result = dht_find_peer(node->dht, now_ns, node_wall_ms(), &peer->id, &peer->lookup);
+    if (result < 0)
+        peer->lookup = 0;
+    attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_LOOKUP, NULL, result);
+}
+
 static void chase(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
     struct net_addr addr;
@@ -247,17 +260,10 @@ static void chase(struct node *node, struct node_peer *peer, uint64_t now_ns)
         if (result < 0 && result != ERR_EXISTS && result != ERR_STATE)
             trace_emit(&node->trace, TRACE_CONN_REFUSED, now_ns, &peer->id, 0, 0, result);
     }
-    if (!reachable)
-        meet_seek(node, peer, now_ns);
-    if (!reachable && now_ns >= peer->lookup_next_ns) {
-        peer->lookup_next_ns = now_ns + LOOKUP_MIN_S * NODE_SECOND_NS;
-        if (peer->lookup != 0)
-            return;
-        int result = dht_find_peer(node->dht, now_ns, node_wall_ms(), &peer->id, &peer->lookup);
-        if (result < 0)
-            peer->lookup = 0;
-        attempts_note(&node->attempts, now_ns, &peer->id, ATTEMPT_LOOKUP, NULL, result);
-    }
+    if (reachable)
+        return;
+    meet_seek(node, peer, now_ns);
+    look_up(node, peer, now_ns);
 }
 
 /* Nobody has needed this connection for a while. */
@@ -358,6 +364,8 @@ void peers_tick(struct node *node, uint64_t now_ns)
             let_go(node, peer, now_ns);
         else if (!peer->connected)
             chase(node, peer, now_ns);
+        else if (meet_wants_record(node, peer))
+            look_up(node, peer, now_ns);
     }
 }
 
@@ -366,8 +374,13 @@ uint64_t peers_deadline_ns(const struct node *node)
     uint64_t first = node->seeds_next_ns;
     for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
         const struct node_peer *peer = &node->peers[i];
-        if (!peer->used || peer->connected)
+        if (!peer->used)
             continue;
+        if (peer->connected) {
+            if (meet_wants_record(node, peer) && peer->lookup_next_ns < first)
+                first = peer->lookup_next_ns;
+            continue;
+        }
         uint64_t next = peer->dial_next_ns > peer->lookup_next_ns ? peer->dial_next_ns : peer->lookup_next_ns;
         if (next > peer->wanted_until_ns + 1)
             next = peer->wanted_until_ns + 1;

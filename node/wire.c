@@ -481,8 +481,10 @@ void wire_tick(struct node *node, uint64_t now_ns)
     for (size_t i = 0; i < NODE_PEERS_MAX; i++) {
         struct quic_peer_info info;
         if (node->peers[i].used && node->peers[i].connected &&
-            quic_peer_info(node->quic, &node->peers[i].id, &info) == ERR_OK)
-            nat_path_busy(node->path, now_ns, &node->peers[i].id, info.bytes_in_flight);
+            quic_peer_info(node->quic, &node->peers[i].id, &info) == ERR_OK) {
+            uint64_t moving = meet_moving(&node->peers[i], now_ns, &info);
+            nat_path_busy(node->path, now_ns, &node->peers[i].id, moving);
+        }
     }
 }
 
@@ -492,7 +494,7 @@ uint64_t wire_deadline_ns(struct node *node, uint64_t now_ns)
         nat_path_deadline_ns(node->path),
         ways_deadline_ns(node, now_ns),
         own_deadline_ns(node),
-        meet_deadline_ns(node),
+        meet_deadline_ns(node, now_ns),
         dht_deadline_ns(node->dht),
         quic_deadline_ns(node->quic, now_ns),
         rpc_deadline_ns(node->rpc),

@@ -15,7 +15,6 @@ import time
 import faults
 import swarm
 from lab import Lab
-from matrix import indent
 from space import LabError
 
 PUBLIC = ["p1", "p2", "p3", "p4"]
@@ -27,9 +26,8 @@ SETTLE_SECONDS = 4  # on the expected path before something happens
 STEP_SECONDS = 20
 OUTAGE_SECONDS = 4
 CLOCK_MS = 150  # between the command's start and the daemon's
-LIFE_SECONDS = 150
+LIFE_SECONDS = 200
 MOST_AGAIN = 2  # transfers that ended in the midst of an event, and so say nothing of it
-PAUSES_BELOW_MS = 20  # the receiver names its longest ones only: what it does not name was shorter
 
 
 def median(values):
@@ -126,7 +124,7 @@ class Roam:
             if "life" in self.events:
                 self.live()
         except LabError:
-            self.tell_traces()
+            self.keep_traces("end")
             raise
         finally:
             if self.transfer:
@@ -169,13 +167,14 @@ class Roam:
             return
         raise LabError("%s is not connected to %s" % (name, other))
 
-    def tell_traces(self):
+    def keep_traces(self, event):
+        """What all remember of their peers goes to files."""
         for name, other in (("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")):
-            if name in self.nodes and other in self.nodes and self.nodes[name].alive():
-                text = self.nodes[name].trace(self.nodes[other].id)
-                with open(os.path.join(self.out, "trace-%s.txt" % name), "w", encoding="utf-8") as file:
-                    file.write(text)
-                self.say("  %s about %s:\n%s" % (name, other, indent(text, 25)))
+            if name not in self.nodes or not self.nodes[name].alive():
+                continue
+            path = os.path.join(self.out, "trace-%s-%s.txt" % (event.replace(" ", "-"), name))
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(self.nodes[name].trace(self.nodes[other].id))
 
     # --- transfers ------------------------------------------------------------------------------------------
 
@@ -196,12 +195,14 @@ class Roam:
         if not self.transfer:
             return
         result = self.transfer.wait(30 + self.args.bytes / 100000)
+        shortest = min([gap["ms"] for gap in result["gaps"]], default=0)
         for row in self.open_rows:
             pauses = self.transfer.gaps(row["at_ms"], row["until_ms"])
             if row["event"] == "return":  # from there on, not from where it broke off
-                row["pause_ms"] = max([0] + [gap["at_ms"] + gap["ms"] - row["at_ms"] for gap in pauses])
-            else:
-                row["pause_ms"] = max([0] + [gap["ms"] for gap in pauses])
+                spanning = [gap for gap in pauses if gap["at_ms"] < row["acted_ms"]]
+                row["pause_ms"] = max([0] + [gap["at_ms"] + gap["ms"] - row["at_ms"] for gap in spanning])
+            else:  # those that are not named are shorter than all that are
+                row["pause_ms"] = max([shortest] + [gap["ms"] for gap in pauses])
             self.rows.append(row)
         self.transfers.append(
             {name: result[name] for name in ("bytes", "seconds", "mbps", "intact", "longest_gap_ms", "gaps")}
@@ -222,8 +223,8 @@ class Roam:
             return False
         self.open_rows.append(row)
         self.say("%-12s %s > %s" % (event, row["before"], row["after"]))
-        if not row["ok"]:
-            self.tell_traces()
+        if self.args.out or not row["ok"]:
+            self.keep_traces("%d-%s" % (len(self.rows) + len(self.open_rows), event))
         return True
 
     # --- events ---------------------------------------------------------------------------------------------
@@ -260,19 +261,22 @@ class Roam:
         """The relay in use dies while there is no direct route."""
         going = self.step("cut", ("relayed",), self.fault("cut", "a", "b"))
         relay = self.relay_in_use()
+        if relay is None:
+            return self.step("heal", DIRECT, self.fault("heal", "a", "b")) and going
         going = self.step("relay", ("relayed",), self.fault("kill", relay)) and going
         self.nodes[relay].kill()
         self.nodes[relay].start()
         return self.step("heal", DIRECT, self.fault("heal", "a", "b")) and going
 
     def relay_in_use(self):
+        """Host name of the relay that a's packets go through now, or None."""
         for peer in self.nodes["a"].ask("peers")["peers"]:
             if peer["id"] == self.nodes["b"].id and peer.get("path") == "relayed":
                 ip = peer["addr"].rsplit(":", 1)[0]
                 for name in PUBLIC:
                     if self.lab.site(name)["wan4"] == ip:
                         return name
-        raise LabError("no relay is in use")
+        return None
 
     def roam(self):
         for _ in range(self.args.times):
@@ -346,6 +350,7 @@ class Roam:
             "events": table,
             "rows": self.rows,
             "transfers": self.transfers,
+            "same_connection": True,  # else LabError has ended the run
             "ok": all(row["ok"] for row in table),
             "seconds": round(seconds, 1),
         }

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Routes between two nodes die, return and change while data moves: all of it arrives, over one connection.
+
+How long it pauses is printed and held to generous bounds; a busy machine is no laboratory.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import harness
+from harness import Failed, Skip, expect, say
+
+NETLAB = os.path.join(harness.ROOT, "tools", "netlab")
+SKIP = 77
+EVENTS = "cut,flush,rebind,readdress,move,outage,relay"
+LONGEST_MS = 5000  # of any event, where half a second to three are aimed at
+SECONDS = 170
+
+
+def test(_context):
+    """Fails with the tool's own words when bytes are missing or the connection was made anew."""
+    words = [sys.executable, NETLAB, "--name", "roam-e2e-%d" % os.getpid(), "roam", "--json"]
+    words += ["--bytes", str(128 << 20), "--rate", "100M", "--times", "1", "--only", EVENTS]
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=harness.nodes.die_with_parent,
+    )
+    try:
+        out, err = process.communicate()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=30)
+    if process.returncode == SKIP:
+        raise Skip(err.strip())
+    if not out:
+        raise Failed("exit %d of netlab roam\n%s" % (process.returncode, err))
+    result = json.loads(out.splitlines()[-1])
+    for row in result["events"]:
+        say("%s: %d ms, %s > %s" % (row["event"], row["longest_ms"], row["before"], row["after"]))
+    expect(all(transfer["intact"] for transfer in result["transfers"]), "every transfer is intact")
+    expect(result["same_connection"], "one connection carried all of it")
+    for row in result["events"]:
+        expect(row["longest_ms"] <= LONGEST_MS, "%s paused for %d ms" % (row["event"], row["longest_ms"]))
+
+
+harness.run(test, SECONDS)
