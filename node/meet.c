@@ -236,19 +236,6 @@ static void session_offered(struct node *node, uint64_t now_ns, const struct nat
     nat_relay_client_decline(node->relay_client, now_ns, event->token);
 }
 
-/* The next session goes through another relay of the peer's first. */
-static void put_last(struct node_peer *peer, const struct id *relay)
-{
-    size_t at = 0;
-    while (at < peer->relay_count && !id_equal(&peer->relays[at].id, relay))
-        at++;
-    if (at + 1 >= peer->relay_count)
-        return;
-    struct nat_relay_place place = peer->relays[at];
-    memmove(&peer->relays[at], &peer->relays[at + 1], (peer->relay_count - at - 1) * sizeof peer->relays[0]);
-    peer->relays[peer->relay_count - 1] = place;
-}
-
 static void session_over(struct node *node, uint64_t now_ns, const struct nat_relay_client_event *event)
 {
     struct node_peer *peer = peers_find(node, &event->peer);
@@ -273,7 +260,6 @@ static void session_over(struct node *node, uint64_t now_ns, const struct nat_re
             seek_hurry(&peer->seek, now_ns);
         else
             seek_failed(&peer->seek, now_ns, !event->answers);
-        put_last(peer, &event->relay);
         if (event->reason == NAT_RELAY_BY_NO_RESERVATION)
             peer->record_old = true;
     }
