@@ -230,8 +230,7 @@ void nat_punch_tick(struct nat_punch *punch, uint64_t now_ns);
 uint64_t nat_punch_deadline_ns(const struct nat_punch *punch);
 /* Next event; false: none. */
 bool nat_punch_poll_event(struct nat_punch *punch, struct nat_punch_event *out);
-/* Next message to seal and send to out->addr, by its via; false: none is due.  Probes are paced: one a
- * millisecond at most in a round, a few more after a late call. */
+/* Next message to seal and send to out->addr, by its via; false: none is due.  Probes are paced, one a ms. */
 bool nat_punch_poll_send(struct nat_punch *punch, uint64_t now_ns, struct net_message *out);
 
 /* Rounds of the peer, newest first, at most cap; returns how many, or ERR_NOT_FOUND. */
