@@ -304,7 +304,10 @@ void nat_punch_release(struct nat_punch *punch, uint16_t via)
 {
     for (size_t i = 0; i < PUNCH_SOCKETS; i++) {
         struct punch_socket *at = &punch->sockets[i];
-        if (at->state == PUNCH_SOCKET_KEPT && at->via == via)
+        if (at->via != via)
+            continue;
+        at->unused = at->state == PUNCH_SOCKET_ROUND; /* the round may need it still */
+        if (at->state == PUNCH_SOCKET_KEPT)
             at->state = PUNCH_SOCKET_RELEASING;
     }
 }
@@ -357,12 +360,14 @@ static bool event_need(const struct nat_punch *punch, struct punch_round *round,
     return false;
 }
 
-static bool event_find(struct punch_round *round, struct nat_punch_event *out)
+static bool event_find(struct nat_punch *punch, struct punch_round *round, struct nat_punch_event *out)
 {
     if (round->hits_told < round->hit_count) {
         out->type = NAT_PUNCH_CANDIDATE;
         out->source = NAT_PUNCH_PUNCHED;
         out->addr = round->hits[round->hits_told++];
+        for (size_t i = 0; i < PUNCH_SOCKETS; i++)
+            punch->sockets[i].unused = punch->sockets[i].unused && punch->sockets[i].via != out->addr.via;
         return true;
     }
     if (!round->targets_due)
@@ -403,7 +408,7 @@ bool nat_punch_poll_event(struct nat_punch *punch, struct nat_punch_event *out)
         if (round->state == PUNCH_FREE)
             continue;
         *out = (struct nat_punch_event){.peer = punch->peers[round->peer].id};
-        if (event_need(punch, round, out) || event_find(round, out) || event_result(round, out))
+        if (event_need(punch, round, out) || event_find(punch, round, out) || event_result(round, out))
             return true;
     }
     return false;

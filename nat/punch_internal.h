@@ -141,6 +141,7 @@ struct punch_socket {
     enum punch_socket_state state;
     uint16_t via;
     uint16_t round; /* while in it */
+    bool unused;    /* in a round: the caller gave it up before the round could keep it */
 };
 
 /* Unanswered probes towards one IP, for whichever peer.  Evicted by the space-saving rule: a newcomer

@@ -131,7 +131,7 @@ void punch_sockets_keep(struct nat_punch *punch, struct punch_round *round)
     for (size_t i = 0; i < PUNCH_SOCKETS; i++) {
         struct punch_socket *at = &punch->sockets[i];
         if (at->state == PUNCH_SOCKET_ROUND && at->round == slot)
-            at->state = PUNCH_SOCKET_KEPT;
+            at->state = at->unused ? PUNCH_SOCKET_RELEASING : PUNCH_SOCKET_KEPT;
     }
     round->socket_count = 0; /* their sockets[0] stays readable: base_via may name it while it is kept */
 }

@@ -319,7 +319,9 @@ static void punch_event(struct node *node, uint64_t now_ns, const struct nat_pun
     int result;
     switch (event->type) {
     case NAT_PUNCH_CANDIDATE:
-        result = nat_path_peer_add(node->path, now_ns, &event->peer);
+        /* Nobody would ever take a peer out of the path layer that was let go meanwhile. */
+        result = peers_find(node, &event->peer) == NULL ? ERR_NOT_FOUND
+                                                        : nat_path_peer_add(node->path, now_ns, &event->peer);
         if (result == ERR_OK)
             result = nat_path_candidate_add(node->path, now_ns, &event->peer, &event->addr,
                                             kind_of_source(event->source));

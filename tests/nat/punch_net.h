@@ -70,6 +70,7 @@ struct punch_node {
     bool mute;       /* gone: neither sends nor receives */
     bool no_sockets; /* the caller has none to give */
     bool no_survey;
+    bool no_room; /* its path layer takes no candidate */
     int results, oks, candidates, punched, punches;
     struct nat_punch_event result; /* the last */
     struct net_addr way;           /* the last punched candidate */
@@ -316,6 +317,8 @@ static inline void node_event(struct punch_net *net, struct punch_node *node,
             node->punched++;
             node->way = event->addr;
             node->opened_ns[event->addr.via] = 0; /* may be kept for longer */
+            if (node->no_room)
+                nat_punch_release(node->core, event->addr.via);
         }
         break;
     case NAT_PUNCH_PUNCH:

@@ -231,6 +231,26 @@ Test(punch_hostile, callers_without_means)
     net_close(&net);
 }
 
+/* A way through a new socket that the path layer has no room for is no cause to keep the socket, although the
+ * round goes on and succeeds: eight of them would end all punching by new sockets. */
+Test(punch_hostile, sockets_without_routes_are_not_kept)
+{
+    net_open(&net, 10, kind_port, kind_port);
+    net.nodes[0].no_room = true;
+    for (int turn = 1; turn <= 12; turn++) {
+        cr_assert_eq(nat_punch_start(net.nodes[0].core, net.now_ns, &net.nodes[1].id, true), ERR_OK);
+        net_run(&net, net.now_ns + S(3700));
+        cr_assert_eq(net.nodes[0].oks, turn);
+    }
+    cr_assert_eq(net.nodes[0].sockets_open, 0);
+    net_check_idle(&net);
+    net.nodes[0].no_room = false;
+    cr_assert_eq(nat_punch_start(net.nodes[0].core, net.now_ns, &net.nodes[1].id, true), ERR_OK);
+    net_run(&net, net.now_ns + S(60));
+    cr_assert_eq(net.nodes[0].sockets_open, 1);
+    net_close(&net);
+}
+
 /* Late, wrong and repeated answers to SOCKETS_WANTED are told to close what they opened. */
 Test(punch_hostile, sockets_for_nobody_are_refused)
 {
