@@ -21,6 +21,7 @@ static const uint64_t settle_interval_ns = MS(200);
 static const uint64_t retry_interval_ns = MS(1000);
 static const uint64_t lost_eager_ns = MS(30000);   /* after losing the last route */
 static const uint64_t aux_dead_ns = MS(60000);     /* a dead candidate's auxiliary socket is kept so long */
+static const uint64_t aux_spare_ns = MS(5000);     /* beside a working direct route: such sockets are few */
 static const uint64_t learnt_dead_ns = MS(300000); /* a learnt one beside a working route is forgotten then */
 static const uint64_t keep_plain_ns = MS(25000);   /* longest idle interval of a route that nobody punched */
 static const uint64_t keep_punched_ns = MS(120000);    /* of the others */
@@ -107,7 +108,7 @@ static uint64_t dead_interval(uint64_t now_ns, const struct path_peer *peer,
     /* Worth more effort where it would end a detour. */
     if (path_class(candidate) < path_class(&peer->candidates[peer->active]))
         return busy ? MS(2000) : MS(15000);
-    return busy ? MS(5000) : MS(60000);
+    return busy || net_via_is_aux(candidate->addr.via) ? MS(5000) : MS(60000);
 }
 
 uint64_t path_probe_interval(const struct nat_path *path, uint64_t now_ns, const struct path_peer *peer,
@@ -224,7 +225,9 @@ static bool is_hopeless(uint64_t now_ns, const struct path_peer *peer, const str
     uint64_t dead_ns = now_ns - candidate->since_ns;
     if (candidate->state != NAT_DEAD)
         return false;
-    return (net_via_is_aux(candidate->addr.via) && dead_ns >= aux_dead_ns) ||
+    const struct path_candidate *active = peer->active == PATH_NONE ? NULL : &peer->candidates[peer->active];
+    bool replaced = active != NULL && active->state == NAT_ACTIVE && path_class(active) == PATH_CLASS_UDP;
+    return (net_via_is_aux(candidate->addr.via) && dead_ns >= (replaced ? aux_spare_ns : aux_dead_ns)) ||
            (!candidate->offered && peer->active != PATH_NONE && dead_ns >= learnt_dead_ns);
 }
 

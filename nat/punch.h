@@ -216,8 +216,7 @@ MUST_USE int nat_punch_sockets(struct nat_punch *punch, uint64_t now_ns, uint32_
 /* The survey that SURVEY_WANTED asked for has ended; its trend was given to nat_punch_set_profile before (an
  * old one ends the attempt).  Unknown peers are fine. */
 void nat_punch_survey_done(struct nat_punch *punch, uint64_t now_ns, const struct id *peer);
-/* No route goes by it, or not any longer: SOCKET_RELEASE follows, maybe at its round's end.  Unknown: fine.
- */
+/* No route goes by it (any more): SOCKET_RELEASE follows, maybe at its round's end.  Unknown: fine. */
 void nat_punch_release(struct nat_punch *punch, uint16_t via);
 
 /* A message of a kind NET_KIND_PUNCH_FIRST..LAST (asserted), opened by net/seal; message->addr.via says where

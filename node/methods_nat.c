@@ -261,7 +261,7 @@ static void reply_punch(struct node *node, struct reply *r)
     reply_uint(r, "succeeded", stats.rounds_ok);
     reply_uint(r, "failed", stats.rounds_failed);
     reply_uint(r, "probes", stats.probes_sent);
-    reply_uint(r, "sockets", stats.sockets + stats.kept);
+    reply_uint(r, "sockets", stats.sockets);
     reply_end(r);
 }
 

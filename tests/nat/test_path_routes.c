@@ -325,6 +325,24 @@ Test(path_routes, an_ageing_route_is_replaced_before_it_ends)
     net_close(&net);
 }
 
+/* Auxiliary sockets are few, and carriers that end mappings have us need many: beside a working direct route
+ * a dead one is given back soon, without traffic too. */
+Test(path_routes, a_dead_socket_beside_a_direct_route_is_given_back)
+{
+    two_nodes();
+    direct_link(MS(30));
+    net_link(&net, 0, "192.0.2.1:1000#101", 1, "198.51.100.1:2000#201", MS(5))->life_ns = S(20);
+    net_offer(&net, 1, 0, "192.0.2.1:1000#101", NAT_ROUTE_PUNCHED);
+    net_offer(&net, 0, 1, "198.51.100.1:2000#201", NAT_ROUTE_PUNCHED);
+    net_run_for(&net, S(10));
+    cr_expect_eq(net.nodes[0].gone_count, 0);
+    net_run_for(&net, S(60));
+    cr_expect(net_uses(&net, 0, 1, direct_b));
+    for (int i = 0; i < 2; i++)
+        cr_expect_eq(net.nodes[i].gone_count, 1, "%d", i);
+    net_close(&net);
+}
+
 /* Nobody told the life: the third mapping is known to be mortal after two deaths at about the same age. */
 Test(path_routes, two_deaths_at_the_same_age_teach_the_life)
 {
