@@ -186,7 +186,8 @@ static void advise_opening(const struct doctor_facts *facts, struct doctor_repor
                "Two NATs in a row: forward UDP port %u on both routers, or put the inner one into bridge "
                "mode. If the outer one is your provider's, ask them for a public address or for IPv6.",
                port);
-    else if (facts->v4.nat == DOCTOR_NAT_NONE && facts->v4.reach == DOCTOR_REACH_NO)
+    else if ((facts->v4.nat == DOCTOR_NAT_NONE && facts->v4.reach == DOCTOR_REACH_NO) ||
+             (!has_nat(facts) && facts->v6.reach == DOCTOR_REACH_NO))
         advise(out, "A firewall lets nobody in: open UDP port %u in it.", port);
     else if (!has_nat(facts) || !kept_out)
         return;

@@ -57,7 +57,7 @@ enum {
     NODE_LOCALS_MAX = NAT_REACH_LOCALS_MAX,
     NODE_MAPPED_MAX = 2,          /* outer addresses by port mappings: IPv4 and IPv6 */
     NODE_TCP_WAYS_MAX = 24,       /* hosts reached by TCP instead of UDP */
-    NODE_PUBLICS_MAX = 8,         /* seeds and the like: where TCP is tried when UDP is silent */
+    NODE_PUBLICS_MAX = 16,        /* seeds and the like: where TCP is tried when UDP is silent */
     NODE_WAITS_MAX = 64,          /* control calls that wait for a DHT answer */
     NODE_CONNECTIONS_WANTED = 32, /* members we stay connected to, partner on demand beside them */
     NODE_STRANGERS_MAX = 64,      /* peers we talk to only because they probe us */
@@ -332,6 +332,8 @@ uint64_t own_deadline_ns(const struct node *node);
 void own_changed(struct node *node, uint64_t now_ns);
 /* Tells nat/punch what our NAT does now. */
 void own_punch_profile(struct node *node);
+/* Whether an interface has an address of this family and scope. */
+bool own_has_local(const struct node *node, enum net_family family, enum net_scope scope);
 /* A node with a public address that answers. */
 void own_public_peer(struct node *node, uint64_t now_ns, const struct dht_contact *contact);
 /* Begins to give port mappings back; false: nothing to wait for. */

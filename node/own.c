@@ -61,7 +61,7 @@ static bool is_local(const struct node *node, const struct net_addr *addr)
     return false;
 }
 
-static bool has_local(const struct node *node, enum net_family family, enum net_scope scope)
+bool own_has_local(const struct node *node, enum net_family family, enum net_scope scope)
 {
     for (size_t i = 0; i < node->local_count; i++) {
         if (node->locals[i].family == family && net_addr_scope(&node->locals[i]) == scope)
@@ -187,7 +187,7 @@ static bool is_client(const struct node *node)
         return true;
     if (is_proven(node))
         return false;
-    if (has_local(node, NET_FAMILY_V4, NET_SCOPE_GLOBAL))
+    if (own_has_local(node, NET_FAMILY_V4, NET_SCOPE_GLOBAL))
         return verdict_of(node, NET_FAMILY_V4) == NAT_REACH_UNREACHABLE;
     return node->public_count > 0;
 }
@@ -339,7 +339,7 @@ void own_changed(struct node *node, uint64_t now_ns)
     dht_set_client(node->dht, client);
     nat_reach_serve(node->reach, !client);
     /* Behind a NAT that lets strangers in by UDP, those without UDP still need a relay. */
-    bool open = is_proven(node) && has_local(node, NET_FAMILY_V4, NET_SCOPE_GLOBAL);
+    bool open = is_proven(node) && own_has_local(node, NET_FAMILY_V4, NET_SCOPE_GLOBAL);
     bool in_need = client || (node->public_count > 0 && !open);
     nat_relay_client_set_wanted(node->relay_client, now_ns, in_need ? RELAYS_WANTED : 0);
     if (client != node->client || !node->roles_set) {
@@ -357,7 +357,7 @@ void own_changed(struct node *node, uint64_t now_ns)
     if (changed)
         meet_own_addrs(node, now_ns);
     if (!node->portmap_running && node->config.port_mapping &&
-        has_local(node, NET_FAMILY_V4, NET_SCOPE_PRIVATE) && node->public_count > 0 && !node->stopping) {
+        own_has_local(node, NET_FAMILY_V4, NET_SCOPE_PRIVATE) && node->public_count > 0 && !node->stopping) {
         node->portmap_running = true;
         nat_portmap_start(node->portmap, now_ns);
     }

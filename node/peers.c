@@ -196,7 +196,7 @@ void peers_disconnected(struct node *node, const struct quic_event *event)
 /* Address record of a wanted peer, and providers of runs whose chain we lack. */
 void peers_dht_event(struct node *node, uint64_t now_ns, const struct dht_event *event)
 {
-    if (event->kind == DHT_EVENT_CONTACT)
+    if (event->kind == DHT_EVENT_CONTACT || (event->kind == DHT_EVENT_PONG && event->err == ERR_OK))
         own_public_peer(node, now_ns, &event->node);
     if (event->kind == DHT_EVENT_VALUE && event->record.type == DHT_RECORD_PROVIDER) {
         for (size_t i = 0; i < NODE_RUNS_MAX; i++) {
@@ -286,6 +286,17 @@ struct resolving {
     size_t seed;
 };
 
+/* The routing table keeps one address of each node, be it IPv4 or IPv6, and over the other family nobody
+ * would ever tell us how they see us: seeds are asked over both. */
+static void ask_over_both(struct node *node, const struct dht_contact *seed)
+{
+    uint32_t handle;
+    if (!own_has_local(node, NET_FAMILY_V6, NET_SCOPE_GLOBAL))
+        return;
+    int result = dht_ping(node->dht, node_now_ns(), seed, &handle);
+    (void)result; /* ERR_FULL, ERR_INVALID: then it is not known */
+}
+
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *found)
 {
     struct resolving *resolving = (struct resolving *)(void *)request;
@@ -308,6 +319,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
             continue;
         }
         ways_public(node, &seed->id, &contact.addr);
+        ask_over_both(node, &contact);
         int result = dht_bootstrap(node->dht, node_now_ns(), &contact);
         if (result < 0 && result != ERR_INVALID && result != ERR_EXISTS)
             node_info(node, TRACE_LEVEL_WARN, "seed %s: %s", seed->host, err_text(result));

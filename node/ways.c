@@ -211,7 +211,10 @@ void ways_public(struct node *node, const struct id *id, const struct net_addr *
     size_t at = 0;
     if (!outside(addr) || addr->via != NET_VIA_MAIN)
         return;
-    while (at < node->public_count && !id_equal(&node->publics[at].id, id))
+    if (addr->family == NET_FAMILY_V6 && !own_has_local(node, NET_FAMILY_V6, NET_SCOPE_GLOBAL))
+        return; /* a seed's second address, which must not hide the first */
+    while (at < node->public_count &&
+           !(id_equal(&node->publics[at].id, id) && node->publics[at].addr.family == addr->family))
         at++;
     if (at == NODE_PUBLICS_MAX) { /* the oldest gives way, but not the first half: those are the seeds */
         struct dht_contact *later = node->publics + NODE_PUBLICS_MAX / 2;

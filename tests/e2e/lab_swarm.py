@@ -65,6 +65,7 @@ class LabSwarm:
         node = self.add(host, *flags)
         with open(self.seeds, "a", encoding="ascii") as file:
             file.write("%s@%s:%d\n" % (node.id, self.lab.site(host)["wan4"], node.port))
+            file.write("%s@[%s]:%d\n" % (node.id, self.lab.site(host)["wan6"], node.port))
         return node
 
     def wait_joined(self, *hosts):

@@ -174,6 +174,17 @@ Test(doctor, router_that_refuses)
     advises("allow it there");
 }
 
+Test(doctor, firewall_before_ipv6_alone)
+{
+    struct doctor_facts facts = public_node();
+    facts.v6 = (struct doctor_family){.local = true, .nat = DOCTOR_NAT_NONE, .reach = DOCTOR_REACH_NO};
+    facts.v4.local = false;
+    facts.v4.reach = DOCTOR_REACH_UNKNOWN;
+    judge(&facts, DOCTOR_FINE);
+    says("IPv6: the address is public, but a firewall");
+    advises("open UDP port 4433");
+}
+
 Test(doctor, ipv6_that_nobody_could_try)
 {
     struct doctor_facts facts = public_node();
