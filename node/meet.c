@@ -128,9 +128,8 @@ static bool wants_session(const struct node_peer *peer, uint64_t now_ns)
     return peer->connected && peer->relay_count > 0 && session_count(peer) < sessions_wanted(peer, now_ns);
 }
 
-bool meet_wants_record(const struct node *node, const struct node_peer *peer)
+bool meet_wants_record(const struct node_peer *peer)
 {
-    (void)node;
     return peer->connected && (peer->kind == NAT_ROUTE_NONE || peer->record_old);
 }
 
