@@ -429,8 +429,15 @@ static bool route_event(struct path_peer *peer, struct nat_path_event *out)
         peer->told_up = false;
         return true;
     }
+    bool doubtful = peer->doubtful && active->state == NAT_SUSPECT;
+    peer->doubtful = false;
     if (!peer->told_up || !net_addr_equal(&peer->told, &active->addr)) {
         change_event(peer, active, out);
+        return true;
+    }
+    if (doubtful) {
+        out->type = NAT_PATH_DOUBTFUL;
+        out->addr = active->addr;
         return true;
     }
     if (active->ageing != PATH_AGEING_DUE)

@@ -87,8 +87,10 @@ enum nat_path_event_type {
     NAT_PATH_OBSERVED,      /* peer, at addr, sees this node at old: feed it to observed.h */
     NAT_PATH_AGEING,        /* addr, in use, has had 0.6 of the life of its mapping: punch from fresh sockets
                                and offer the result; it is used when it has answered twice */
-    NAT_PATH_ROUTE_GONE,    /* no candidate goes by the auxiliary socket addr.via (the rest of addr is zero,
-                               and so is peer) any more: close it */
+    NAT_PATH_DOUBTFUL,   /* addr, in use, is suspect, and packets go by a standby too: have QUIC send one that
+                            is answered, so that it finds by the standby what was lost */
+    NAT_PATH_ROUTE_GONE, /* no candidate goes by the auxiliary socket addr.via (the rest of addr is zero,
+                            and so is peer) any more: close it */
 };
 
 struct nat_path_event {
@@ -180,9 +182,10 @@ void nat_path_moved(struct nat_path *path, uint64_t now_ns);
 /* Both sides are told to open their NATs for each other: unanswered candidates are probed every 30 ms for 5
  * s. ERR_NOT_FOUND: no such peer. */
 MUST_USE int nat_path_punch(struct nat_path *path, uint64_t now_ns, const struct id *peer);
-/* A mapping of the NATs on the way to the peer ends at this age even when used (nat/reach found it); 0: none
- * known.  Tell both ends.  Without it, two punched routes that died in use at about the same age set it.
- * ERR_NOT_FOUND: no such peer.  ERR_INVALID: neither 0 nor 5 s to 7 days. */
+/* A mapping of our own NAT ends at this age even when used (nat/reach found it); 0: none known.  Routes by
+ * the main socket are ageing from the first, since its mapping is older than they.  Without it, two punched
+ * routes that died in use at about the same age set it. ERR_NOT_FOUND: no such peer.  ERR_INVALID: neither 0
+ * nor 5 s to 7 days. */
 MUST_USE int nat_path_set_life(struct nat_path *path, uint64_t now_ns, const struct id *peer,
                                uint64_t life_ns);
 /* The longest idle probe interval that this network's NATs bear, learnt from routes that died idle; 0: none

@@ -77,6 +77,7 @@ struct path_peer {
     bool send_listed;  /* in the list of peers with probes to send; outlives the peer */
     bool event_listed; /* in the list of peers with a change to tell; outlives the peer */
     bool told_up;
+    bool doubtful;         /* the route in use has become suspect, and a standby helps out: to be told */
     bool improved;         /* the route in use replaced one that worked */
     uint16_t heard_beside; /* datagrams in a row that came by `beside`, none by the route in use */
     uint16_t beside;       /* candidate, or PATH_NONE */

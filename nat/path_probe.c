@@ -318,8 +318,13 @@ void nat_path_set_keepalive(struct nat_path *path, uint64_t keepalive_ns)
 
 uint64_t path_ageing_at(const struct path_peer *peer, const struct path_candidate *candidate)
 {
-    if (peer->life_ns == 0 || candidate->kind != NAT_ROUTE_PUNCHED)
+    bool direct = candidate->kind == NAT_ROUTE_PUNCHED || candidate->kind == NAT_ROUTE_DIRECT4;
+    if (peer->life_ns == 0 || !direct || (peer->life_learnt && candidate->kind != NAT_ROUTE_PUNCHED))
         return UINT64_MAX;
+    /* Our own NAT ends mappings: that of the main socket began before the route did, and may end any moment.
+     */
+    if (!peer->life_learnt && candidate->addr.via == NET_VIA_MAIN)
+        return candidate->born_ns;
     return candidate->born_ns + peer->life_ns / 10 * 6;
 }
 

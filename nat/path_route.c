@@ -20,6 +20,7 @@ static const uint64_t busy_hint_life_ns = MS(1000);
 static const uint64_t new_probe_gap_ns = MS(50);
 static const uint64_t fresh_answer_ns = MS(2000);
 static const uint64_t one_way_ns = MS(2500);
+static const uint64_t just_changed_ns = MS(1000);
 static const uint64_t dead_margin_ns = MS(10);
 static const uint64_t global_penalty_ns =
     MS(10);                                  /* a private route wins unless it is slower by more than this */
@@ -29,18 +30,20 @@ static const uint64_t flap_life_ns = MS(60000);
 static const uint64_t inbound_life_ns = MS(60000);
 static const uint64_t wary_life_ns = MS(60000);
 
-/* How long the route in use may be silent: a round trip and four deviations, as RFC 6298 has it, but no less
- * than 1.25 round trips + 30 ms and no more than the patience that any link gets. */
-static uint64_t steady_limit_ns(const struct path_candidate *candidate)
+static uint64_t least_limit_ns(const struct path_candidate *candidate)
 {
-    uint64_t most_ns = path_patience_ns(candidate);
-    uint64_t least_ns = candidate->srtt_ns + candidate->srtt_ns / 4 + MS(30);
-    return path_sooner(most_ns, path_later(least_ns, candidate->srtt_ns + 4 * candidate->rttvar_ns + MS(30)));
+    return candidate->srtt_ns + candidate->srtt_ns / 4 + MS(30);
 }
 
+/* How long the route in use may be silent: a round trip and four deviations, as RFC 6298 has it, but no less
+ * than 1.25 round trips + 30 ms and no more than the patience that any link gets. */
 static uint64_t limit_ns(const struct path_candidate *candidate, uint64_t now_ns)
 {
-    return now_ns < candidate->wary_until_ns ? path_patience_ns(candidate) : steady_limit_ns(candidate);
+    uint64_t most_ns = path_patience_ns(candidate);
+    uint64_t least_ns = least_limit_ns(candidate);
+    if (now_ns < candidate->wary_until_ns)
+        return most_ns;
+    return path_sooner(most_ns, path_later(least_ns, candidate->srtt_ns + 4 * candidate->rttvar_ns + MS(30)));
 }
 
 /* Data is in flight by a hint that is still good. */
@@ -158,6 +161,18 @@ static void consider(struct nat_path *path, uint64_t now_ns, struct path_peer *p
     peer->improved = true;
 }
 
+/* Whether a is the better successor of a route that has been silent since at_ns: what has answered after that
+ * is alive, anything else may have died of the same cause. */
+static bool succeeds(const struct path_candidate *a, const struct path_candidate *b, uint64_t at_ns)
+{
+    bool a_lives = a->answered_ns > at_ns;
+    if (a_lives != (b->answered_ns > at_ns))
+        return a_lives;
+    if (path_class(a) != path_class(b))
+        return path_class(a) < path_class(b);
+    return score_ns(a) < score_ns(b);
+}
+
 /* The best standby that answered not long before; one that answered long ago may have died with the route. */
 static uint16_t best_standby(const struct path_peer *peer, uint64_t at_ns)
 {
@@ -166,8 +181,7 @@ static uint16_t best_standby(const struct path_peer *peer, uint64_t at_ns)
         const struct path_candidate *at = &peer->candidates[i];
         if (!at->used || at->state != NAT_ANSWERING || at->answered_ns + fresh_answer_ns < at_ns)
             continue;
-        if (best == NULL || path_class(at) < path_class(best) ||
-            (path_class(at) == path_class(best) && score_ns(at) < score_ns(best)))
+        if (best == NULL || succeeds(at, best, at_ns))
             best = at;
     }
     return best == NULL ? PATH_NONE : (uint16_t)(best - peer->candidates);
@@ -180,12 +194,13 @@ uint16_t path_second(const struct path_peer *peer)
     return best_standby(peer, peer->candidates[peer->active].since_ns);
 }
 
-/* No route is in use any more: the best standby takes over, or all that is known is tried. */
-static void replace_active(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+/* No route is in use any more, the last one has been silent since then: the best standby takes over, or all
+ * that is known is tried. */
+static void replace_active(struct nat_path *path, uint64_t now_ns, struct path_peer *peer, uint64_t silent_ns)
 {
     path->stats.deaths++;
     trace_emit(&path->config.trace, TRACE_ROUTE_DEAD, now_ns, &peer->id, 0, 0, ERR_UNREACHABLE);
-    uint16_t standby = best_standby(peer, now_ns);
+    uint16_t standby = best_standby(peer, silent_ns);
     if (standby != PATH_NONE) {
         activate(path, now_ns, peer, &peer->candidates[standby]);
         return;
@@ -202,6 +217,7 @@ static void bury_active(struct nat_path *path, uint64_t now_ns, struct path_peer
 {
     struct path_candidate *active = &peer->candidates[peer->active];
     bool young = now_ns - peer->changed_ns < flap_life_ns;
+    uint64_t silent_ns = active->state == NAT_SUSPECT ? active->since_ns : now_ns;
     /* What stepped in for a dead route may die as well: that is the same failure, or another, no flapping. */
     if (!young)
         peer->flaps = 0;
@@ -211,7 +227,7 @@ static void bury_active(struct nat_path *path, uint64_t now_ns, struct path_peer
     active->answers = 0;
     path_log(path, now_ns, peer, active, NAT_PATH_DIED);
     path_learn_death(path, now_ns, peer, active);
-    replace_active(path, now_ns, peer);
+    replace_active(path, now_ns, peer, silent_ns);
 }
 
 void path_candidate_close(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
@@ -220,7 +236,7 @@ void path_candidate_close(struct nat_path *path, uint64_t now_ns, struct path_pe
     bool in_use = peer->active == candidate - peer->candidates;
     path_candidate_drop(path, now_ns, peer, candidate);
     if (in_use)
-        replace_active(path, now_ns, peer);
+        replace_active(path, now_ns, peer, now_ns);
 }
 
 /* ---- which route the peer uses ---- */
@@ -238,8 +254,17 @@ static void note_beside(struct path_peer *peer, const struct path_candidate *can
         peer->heard_beside++;
 }
 
+/* Alike in class, but better by enough to be preferred when both have proven themselves: the peer will see.
+ */
+static bool outdoes(const struct path_candidate *better, const struct path_candidate *candidate)
+{
+    uint64_t margin_ns = path_later(better_by_ns, score_ns(candidate) / 10);
+    return (path_is_local(better) && !path_is_local(candidate)) ||
+           score_ns(better) + margin_ns < score_ns(candidate);
+}
+
 /* Both ends may have chosen different routes, and each would hear nothing by its own: who uses the worse one
- * follows, of two alike the higher id.  False: there is nothing to follow. */
+ * follows, of two alike who has not just changed, or the higher id.  False: there is nothing to follow. */
 static bool follow(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
 {
     if (peer->beside == PATH_NONE || peer->heard_beside < HEARD_BESIDE)
@@ -249,7 +274,8 @@ static bool follow(struct nat_path *path, uint64_t now_ns, struct path_peer *pee
     if (!candidate->used || candidate->state != NAT_ANSWERING || path_class(candidate) > path_class(active) ||
         is_ageing(peer, now_ns, candidate))
         return false;
-    if (path_class(candidate) == path_class(active) && id_compare(&path->config.self, &peer->id) < 0)
+    bool leads = id_compare(&path->config.self, &peer->id) < 0 && now_ns - peer->changed_ns < just_changed_ns;
+    if (path_class(candidate) == path_class(active) && (leads || outdoes(active, candidate)))
         return false;
     deactivate(peer, now_ns, NAT_ANSWERING);
     activate(path, now_ns, peer, candidate);
@@ -267,6 +293,10 @@ static void suspect(struct nat_path *path, uint64_t now_ns, struct path_peer *pe
     path_log(path, now_ns, peer, active, NAT_PATH_SUSPECTED);
     path_probe_by(active, now_ns);
     path_probe_standbys(peer, now_ns);
+    if (path_second(peer) != PATH_NONE) {
+        peer->doubtful = true;
+        path_tell(path, peer);
+    }
 }
 
 void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
@@ -308,11 +338,11 @@ static uint64_t death_at(const struct nat_path *path, uint64_t now_ns, const str
     const struct path_candidate *active = &peer->candidates[peer->active];
     if (active->next_sequence - active->suspect_sequence < SUSPECT_PROBES)
         return UINT64_MAX;
-    /* While a standby answers it is no stall of the link, which would be a reason to be wary. */
-    uint16_t standby = best_standby(peer, now_ns);
+    /* While a standby answers it is no stall of the link, which would be a reason to be patient. */
+    uint16_t standby = best_standby(peer, active->since_ns);
     bool answers = standby != PATH_NONE && peer->candidates[standby].answered_ns > active->since_ns;
     return path_later(active->since_ns, path->stalled_ns) + dead_margin_ns +
-           (answers ? steady_limit_ns(active) : limit_ns(active, now_ns));
+           (answers ? least_limit_ns(active) : limit_ns(active, now_ns));
 }
 
 static void step_active(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)

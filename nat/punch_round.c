@@ -1,5 +1,7 @@
 #include "nat/punch_internal.h"
 
+enum { PROBES_CHEAP = 64 };
+
 static const uint64_t prepare_max_ns = 5000 * PUNCH_MS;
 static const uint64_t invite_max_ns = 10000 * PUNCH_MS;
 static const uint64_t go_wait_ns = 10000 * PUNCH_MS;
@@ -503,6 +505,10 @@ void punch_round_finish(struct nat_punch *punch, uint64_t now_ns, struct punch_r
     peer->round = PUNCH_NONE;
     peer->used_ns = now_ns;
     punch->stats.rounds_ok += round->ok;
+    /* Where mappings are short-lived a round is needed every few seconds, and what came off with few probes
+     * troubled nobody else. */
+    if (round->ok && !round->inviter && round->probes_sent <= PROBES_CHEAP && peer->inbound > 0)
+        peer->inbound--;
     punch->stats.rounds_failed += !round->ok;
     trace_emit(&punch->config.trace, round->ok ? TRACE_PUNCH_DONE : TRACE_PUNCH_FAILED, now_ns, &peer->id,
                (int64_t)(round->elapsed_ns / PUNCH_MS), round->ok ? round->probes_sent : (int64_t)reason, 0);

@@ -337,6 +337,16 @@ void quic_path_changed(struct quic *ep, uint64_t now_ns, const struct id *peer, 
         quic_conn_bump_epoch(conn, now_ns);
 }
 
+void quic_path_doubtful(struct quic *ep, uint64_t now_ns, const struct id *peer)
+{
+    struct quic_conn *conn = quic_conn_of(ep, peer);
+    ep->now_ns = now_ns;
+    if (conn == NULL || conn->state != CONN_UP)
+        return;
+    conn->nudge = true;
+    quic_conn_dirty(conn);
+}
+
 void quic_path_cap(struct quic *ep, const struct id *peer, size_t datagram_max)
 {
     size_t cap = datagram_max < QUIC_DATAGRAM_MIN ? QUIC_DATAGRAM_MIN : datagram_max;

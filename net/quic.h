@@ -163,6 +163,9 @@ MUST_USE int quic_connect(struct quic *ep, uint64_t now_ns, const struct id *pee
 void quic_disconnect(struct quic *ep, uint64_t now_ns, const struct id *peer, int err);
 /* The same for every peer. */
 void quic_disconnect_all(struct quic *ep, uint64_t now_ns, int err);
+/* The route to this peer may be dead, and its packets go by another one as well: sends a PING, whose answer
+ * shows at once what was lost, instead of when a timer ends.  Unknown peers are ignored. */
+void quic_path_doubtful(struct quic *ep, uint64_t now_ns, const struct id *peer);
 /* The route our packets to this peer take has changed, or a dead one answers again: congestion state, RTT,
  * back-off and PMTU start afresh, and datagrams are at most datagram_max bytes (QUIC_DATAGRAM_MIN over a
  * relay).  When the old route still works, call this max(old, new RTT) after the switch. Unknown peers are

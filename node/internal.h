@@ -359,7 +359,7 @@ void meet_ageing(struct node *node, struct node_peer *peer, uint64_t now_ns);
 /* A survey has ended: rounds that wait for a fresh port trend go on, routes learn how long mappings live. */
 void meet_survey_done(struct node *node, uint64_t now_ns);
 /* The peer's record is to be looked up though a connection stands: it has no route, or its relays are new. */
-bool meet_wants_record(const struct node *node, const struct node_peer *peer);
+bool meet_wants_record(const struct node_peer *peer);
 /* Bytes in flight to a connected peer, or that came from it since the last call, whichever are more: who only
  * receives must notice a dead route as soon as the sender.  Called five times a second. */
 uint64_t meet_moving(struct node_peer *peer, uint64_t now_ns, const struct quic_peer_info *info);

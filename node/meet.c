@@ -135,9 +135,8 @@ static bool wants_session(const struct node_peer *peer, uint64_t now_ns)
     return peer->connected && peer->relay_count > 0 && session_count(peer) < sessions_wanted(peer, now_ns);
 }
 
-bool meet_wants_record(const struct node *node, const struct node_peer *peer)
+bool meet_wants_record(const struct node_peer *peer)
 {
-    (void)node;
     return peer->connected && (peer->kind == NAT_ROUTE_NONE || peer->record_old);
 }
 
@@ -376,9 +375,15 @@ static void want_survey(struct node *node, uint64_t now_ns, const struct id *id)
     nat_punch_survey_done(node->punch, now_ns, id);
 }
 
+/* How long our NAT's mappings last however busy they are; 0: not known to end. */
+static uint64_t own_life_ns(const struct node *node)
+{
+    return nat_reach_profile(node->reach, NET_FAMILY_V4).life_ns;
+}
+
 static void set_life(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
-    uint64_t life_ns = nat_reach_profile(node->reach, NET_FAMILY_V4).life_ns;
+    uint64_t life_ns = own_life_ns(node);
     if (life_ns == peer->life_ns)
         return; /* what nat/path has learnt of the other side's stays */
     peer->life_ns = life_ns;
@@ -580,7 +585,7 @@ static void tick_peer(struct node *node, struct node_peer *peer, uint64_t now_ns
         (void)open_session(node, peer, now_ns);
     }
     if (wants_punch(node, peer) && now_ns >= peer->punch_next_ns)
-        punch(node, peer, now_ns, peer->ageing);
+        punch(node, peer, now_ns, peer->ageing || own_life_ns(node) > 0);
 }
 
 /* While data goes by mappings that a NAT gives out to all alike, it is seen to how long they live. */

@@ -376,8 +376,8 @@ void peers_tick(struct node *node, uint64_t now_ns)
             let_go(node, peer, now_ns);
         else if (!peer->connected)
             chase(node, peer, now_ns);
-        else if (meet_wants_record(node, peer))
-            look_up(node, peer, now_ns);
+        if (peer->used && meet_wants_record(peer))
+            look_up(node, peer, now_ns); /* the other side may still need the connection */
     }
 }
 
@@ -389,7 +389,7 @@ uint64_t peers_deadline_ns(const struct node *node)
         if (!peer->used)
             continue;
         if (peer->connected) {
-            if (meet_wants_record(node, peer) && peer->lookup_next_ns < first)
+            if (meet_wants_record(peer) && peer->lookup_next_ns < first)
                 first = peer->lookup_next_ns;
             continue;
         }

@@ -365,6 +365,9 @@ static void path_event(struct node *node, uint64_t now_ns, const struct nat_path
         if (peer != NULL)
             meet_ageing(node, peer, now_ns);
         break;
+    case NAT_PATH_DOUBTFUL:
+        quic_path_doubtful(node->quic, now_ns, &event->peer);
+        break;
     case NAT_PATH_ROUTE_GONE:
         nat_punch_release(node->punch, event->addr.via);
         break;

@@ -71,6 +71,7 @@ static void check_event(struct world *world, const struct nat_path_event *event)
     case NAT_PATH_ROUTE_GONE:
         check_gone(world, event->addr.via);
         break;
+    case NAT_PATH_DOUBTFUL:
     case NAT_PATH_ROUTE_DEAD:
         break;
     }

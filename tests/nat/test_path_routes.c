@@ -371,7 +371,8 @@ Test(path_routes, a_life_is_checked_and_can_be_withdrawn)
     struct nat_path *path = net.nodes[0].path;
     const struct id *peer = &net.nodes[1].id;
     cr_expect_eq(nat_path_set_life(path, net.now_ns, peer, S(60)), ERR_NOT_FOUND);
-    direct_link(MS(10));
+    net_link(&net, 0, direct_a, 1, "198.51.100.1:2#1", MS(10));
+    net_offer(&net, 0, 1, "198.51.100.1:2#1", NAT_ROUTE_PUNCHED);
     cr_expect_eq(nat_path_set_life(path, net.now_ns, peer, S(4)), ERR_INVALID);
     cr_expect_eq(nat_path_set_life(path, net.now_ns, peer, UINT64_MAX), ERR_INVALID);
     cr_expect_eq(nat_path_set_life(path, net.now_ns, peer, S(60)), ERR_OK);

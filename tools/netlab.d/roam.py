@@ -312,7 +312,10 @@ class Roam:
                 self.same_connection("c", "d")
         result = transfer.wait(30)
         self.transfer = None
+        self.transfers.append(result)
         known_ms = known_ms or 1000 * result["seconds"]
+        if self.args.out:
+            self.keep_traces("life")
         for name, begin, end in (("life learning", 0, known_ms), ("life", known_ms, 1e12)):
             pauses = [gap["ms"] for gap in transfer.gaps(begin, end)]
             self.rows.append(
@@ -321,6 +324,7 @@ class Roam:
                     "before": "direct",
                     "after": self.path("c", "d"),
                     "at_ms": begin,
+                    "until_ms": min(end, 1000 * result["seconds"]),
                     "pause_ms": max([0] + pauses),
                     "ok": name != "life" or known_ms < 1000 * result["seconds"] - 90000,
                 }
