@@ -44,7 +44,7 @@ DIAGNOSES = {
     "blocks": (1, "UDP is blocked", "UDP is blocked"),
     "twice": (1, "two NATs in a row", "Two NATs in a row"),
     "guarded": (0, "a firewall keeps strangers out", "A firewall lets nobody in: open UDP port 4242"),
-    "six": (1, "IPv6: the address is public, but a firewall keeps strangers out", "Your router does not open"),
+    "six": (1, "IPv6: the address is public, but a firewall", "Your router does not open ports"),
     "late": (1, "3600 s behind", "Your clock is off"),
 }
 DIAGNOSIS_SECONDS = 120
