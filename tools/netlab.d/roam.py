@@ -317,7 +317,8 @@ class Roam:
         if self.args.out:
             self.keep_traces("life")
         for name, begin, end in (("life learning", 0, known_ms), ("life", known_ms, 1e12)):
-            pauses = [gap["ms"] for gap in transfer.gaps(begin, end)]
+            # The death that taught it began before it was known.
+            pauses = [gap["ms"] for gap in result["gaps"] if begin <= gap["at_ms"] < end]
             self.rows.append(
                 {
                     "event": name,
