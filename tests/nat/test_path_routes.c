@@ -408,6 +408,64 @@ Test(path_routes, age_counts_from_the_first_probe)
     net_close(&net);
 }
 
+/* Equal standbys that each end knows in another order, so that they fall back to different ones. */
+Test(path_routes, two_ends_come_to_one_of_two_equal_relays)
+{
+    static const char *const other_a = "203.0.113.6:9#8003";
+    static const char *const other_b = "203.0.113.6:9#8004";
+    two_nodes();
+    net_link(&net, 0, other_a, 1, other_b, MS(20));
+    net_offer(&net, 0, 1, other_b, NAT_ROUTE_RELAYED);
+    relay_link(MS(20));
+    net_offer(&net, 1, 0, other_a, NAT_ROUTE_RELAYED);
+    struct link *direct = direct_link(MS(20));
+    net_transfer(&net, 0, 1, S(4));
+    cr_assert_eq(kind_of_route(0, 1), NAT_ROUTE_PUNCHED);
+    direct->up_ab = direct->up_ba = false;
+    net_transfer(&net, 0, 1, S(4));
+    cr_expect_eq(net_uses(&net, 0, 1, other_b), net_uses(&net, 1, 0, other_a));
+    cr_expect_eq(net_uses(&net, 0, 1, relay_b), net_uses(&net, 1, 0, relay_a));
+    uint64_t suspicions = nat_path_stats(net.nodes[0].path).suspicions;
+    net_transfer(&net, 0, 1, S(4));
+    cr_expect_eq(nat_path_stats(net.nodes[0].path).suspicions, suspicions, "nobody doubts it any more");
+    net_close(&net);
+}
+
+/* A standby that answered before, but not since, has died of the same cause. */
+Test(path_routes, the_successor_has_answered_since)
+{
+    two_nodes();
+    relay_link(MS(15));
+    struct link *direct = direct_link(MS(10));
+    struct link *second = net_link(&net, 0, "192.0.2.1:7", 1, "198.51.100.1:7", MS(12));
+    net_offer(&net, 0, 1, "198.51.100.1:7", NAT_ROUTE_PUNCHED);
+    net_transfer(&net, 0, 1, S(4));
+    cr_assert(net_uses(&net, 0, 1, direct_b));
+    uint64_t deaths = nat_path_stats(net.nodes[0].path).deaths;
+    direct->up_ab = direct->up_ba = second->up_ab = second->up_ba = false;
+    net_transfer(&net, 0, 1, S(1));
+    cr_expect(net_uses(&net, 0, 1, relay_b));
+    cr_expect_eq(nat_path_stats(net.nodes[0].path).deaths, deaths + 1, "not from one dead route to the next");
+    net_close(&net);
+}
+
+/* Nothing is lost by a move but the old address: packets go both ways until something is heard. */
+Test(path_routes, a_move_makes_the_route_suspect_until_it_is_heard)
+{
+    struct net_addr both[2];
+    two_nodes();
+    relay_link(MS(60));
+    direct_link(MS(10));
+    net_transfer(&net, 0, 1, S(2));
+    cr_assert_eq(nat_path_routes(net.nodes[0].path, &net.nodes[1].id, both), 1);
+    nat_path_moved(net.nodes[0].path, net.now_ns);
+    cr_expect_eq(nat_path_routes(net.nodes[0].path, &net.nodes[1].id, both), 2);
+    net_transfer(&net, 0, 1, MS(200));
+    cr_expect_eq(nat_path_routes(net.nodes[0].path, &net.nodes[1].id, both), 1);
+    cr_expect(net_uses(&net, 0, 1, direct_b));
+    net_close(&net);
+}
+
 /* ---- idle intervals ---- */
 
 /* Probes over the link in ten minutes. */
