@@ -27,7 +27,7 @@ static const char usage[] =
     "      --polite yes|no  share the line as TCP does (default yes)\n"
     "      --relay yes|no   pass packets for nodes behind NATs, if strangers can dial this one (default "
     "yes)\n"
-    "      --relay-rate RATE     for all of them together (default 5M; 0: as --relay no)\n"
+    "      --relay-rate RATE     for all of them together (default auto: 5M, behind a home router 250K)\n"
     "      --relay-client RATE   for one of them, each way (default 1250K; 0: no limit of its own)\n"
     "      --relay-volume BYTES  for one of them in a day (default 4G; 0: no limit)\n"
     "      --port-mapping yes|no ask the router for an open port: UPnP, NAT-PMP, PCP (default yes)\n"
@@ -62,6 +62,7 @@ void node_config_default(struct node_config *config)
     config->polite = true;
     config->relay = true;
     config->relay_bytes_s = 5000000;
+    config->relay_rate_auto = true;
     config->relay_client_bytes_s = 1250000;
     config->relay_client_volume = UINT64_C(4000000000);
     config->port_mapping = true;
@@ -240,7 +241,11 @@ static int set_relay(struct node_config *config, const char *text, char why[NODE
 
 static int set_relay_rate(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])
 {
-    return set_amount(&config->relay_bytes_s, text, why);
+    struct node_config defaults;
+    node_config_default(&defaults);
+    config->relay_rate_auto = strcmp(text, "auto") == 0;
+    config->relay_bytes_s = defaults.relay_bytes_s;
+    return config->relay_rate_auto ? ERR_OK : set_amount(&config->relay_bytes_s, text, why);
 }
 
 static int set_relay_client(struct node_config *config, const char *text, char why[NODE_ERROR_SIZE])

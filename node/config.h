@@ -19,6 +19,7 @@ enum {
     NODE_NETWORK_SIZE = 64,
     NODE_ERROR_SIZE = 512, /* buffer for a message to a person */
     NODE_THREADS_MAX = 64,
+    NODE_RELAY_HOME = 250000, /* bytes a second that a home's line can spare for others */
 };
 
 struct node_config {
@@ -33,6 +34,7 @@ struct node_config {
     bool polite;                   /* CUBIC, which shares a line as TCP does; else BBR */
     bool relay;                    /* pass packets for others when strangers can dial this node */
     uint64_t relay_bytes_s;        /* of all of them together; 0: as !relay */
+    bool relay_rate_auto;          /* that, but NODE_RELAY_HOME at most behind a home router */
     uint64_t relay_client_bytes_s; /* of one of them, each way; 0: no limit of its own */
     uint64_t relay_client_volume;  /* bytes of one of them in a day; 0: none */
     bool port_mapping;             /* ask the router to map our port: UPnP, NAT-PMP, PCP */

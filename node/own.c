@@ -330,6 +330,15 @@ void own_punch_profile(struct node *node)
         node_info(node, TRACE_LEVEL_DEBUG, "own NAT profile is out of range");
 }
 
+/* What others may take of our line: a router with an open port does not make a server of a home. */
+static uint64_t relay_rate(const struct node *node)
+{
+    bool home = !own_has_local(node, NET_FAMILY_V4, NET_SCOPE_GLOBAL) && node->public_count > 0;
+    if (!node->config.relay)
+        return 0;
+    return home && node->config.relay_rate_auto ? NODE_RELAY_HOME : node->config.relay_bytes_s;
+}
+
 void own_changed(struct node *node, uint64_t now_ns)
 {
     struct addr_list list = own_list(node);
@@ -343,9 +352,8 @@ void own_changed(struct node *node, uint64_t now_ns)
     bool in_need = client || (node->public_count > 0 && !open);
     nat_relay_client_set_wanted(node->relay_client, now_ns, in_need ? RELAYS_WANTED : 0);
     if (client != node->client || !node->roles_set) {
-        bool relays = !client && node->config.relay;
         nat_relay_set_rates(node->relay, now_ns, node->config.relay_client_bytes_s,
-                            relays ? node->config.relay_bytes_s : 0);
+                            client ? 0 : relay_rate(node));
         node_info(
             node, TRACE_LEVEL_INFO, "%s",
             client ? "strangers cannot dial this node (NAT or firewall): peers meet it through relays first"

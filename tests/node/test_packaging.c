@@ -23,6 +23,7 @@ Test(packaging, example_configuration)
     cr_assert_eq(config.polite, defaults.polite);
     cr_assert_eq(config.relay, defaults.relay);
     cr_assert_eq(config.relay_bytes_s, defaults.relay_bytes_s);
+    cr_assert_eq(config.relay_rate_auto, defaults.relay_rate_auto);
     cr_assert_eq(config.relay_client_bytes_s, defaults.relay_client_bytes_s);
     cr_assert_eq(config.relay_client_volume, defaults.relay_client_volume);
     cr_assert_eq(config.port_mapping, defaults.port_mapping);
