@@ -20,7 +20,8 @@ enum {
     PUNCH_LATER_S = 30,
     SHAPE_BELOW = 50, /* QUIC keeps a fiftieth below what a relay grants */
     BUSY_BYTES = 4096,
-    BUSY_LATELY_S = 120, /* a connection that moved much since then is worth a standby */
+    STANDBY_IDLE_S = 600, /* a session beside a direct route of a connection that moves little */
+    BUSY_LATELY_S = 120,  /* a connection that moved much since then is worth a standby */
 };
 
 #define MS(x) ((uint64_t)(x)*UINT64_C(1000000))
@@ -576,8 +577,20 @@ static bool wants_punch(const struct node *node, const struct node_peer *peer)
     return peer->connected && !node->udp_blocked && (detour || (peer->ageing && is_direct(peer->kind)));
 }
 
+/* A reserve that nothing needs takes a relay's place from somebody who does. */
+static void close_idle(struct node *node, struct node_peer *peer, uint64_t now_ns)
+{
+    if (!is_direct(peer->kind) || busy_lately(peer, now_ns))
+        return;
+    for (size_t i = 0; i < NODE_PEER_SESSIONS_MAX; i++) {
+        if (peer->session_vias[i] != 0 && now_ns >= peer->session_ups[i] + STANDBY_IDLE_S * NODE_SECOND_NS)
+            close_session(node, peer, i, now_ns);
+    }
+}
+
 static void tick_peer(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
+    close_idle(node, peer, now_ns);
     if (peer->reset_ns != 0 && now_ns >= peer->reset_ns)
         start_afresh(node, peer, now_ns);
     if (wants_session(peer, now_ns) && seek_due(&peer->seek, now_ns)) {
