@@ -358,7 +358,7 @@ void quic_conn_fail(struct quic_conn *conn, uint64_t now_ns, int liberr)
     default:
         quic_close_set_liberr(&conn->close_error, liberr);
     }
-    (void)now_ns;
+    trace_emit(&conn->ep->cfg.trace, TRACE_CONN_FAILED, now_ns, &conn->peer, liberr, 0, ERR_TLS);
     start_closing(conn, err_of_failure(conn, liberr));
 }
 

@@ -14,15 +14,15 @@ from harness import Failed, Skip, expect, say
 
 NETLAB = os.path.join(harness.ROOT, "tools", "netlab")
 SKIP = 77
-EVENTS = "cut,flush,rebind,readdress,move,outage,relay"
+EVENTS = "readdress,rebind,outage,move,relay"  # relay: cut and heal as well
 LONGEST_MS = 5000  # of any event, where half a second to three are aimed at
-SECONDS = 170
+SECONDS = 300  # three minutes where nothing else runs
 
 
 def test(_context):
     """Fails with the tool's own words when bytes are missing or the connection was made anew."""
     words = [sys.executable, NETLAB, "--name", "roam-e2e-%d" % os.getpid(), "roam", "--json"]
-    words += ["--bytes", str(128 << 20), "--rate", "100M", "--times", "1", "--only", EVENTS]
+    words += ["--bytes", str(160 << 20), "--rate", "40M", "--times", "1", "--only", EVENTS]
     process = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
