@@ -523,6 +523,7 @@ void meet_route(struct node *node, struct node_peer *peer, uint64_t now_ns,
     }
     if (peer->punch_next_ns > now_ns + NODE_SECOND_NS)
         peer->punch_next_ns = now_ns; /* a direct route is lost: seek another one at once */
+    seek_hurry(&peer->seek, now_ns);  /* and a second relay, in case this one goes too */
 }
 
 void meet_forget(struct node *node, struct node_peer *peer, uint64_t now_ns)
