@@ -47,3 +47,11 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
     *scale = cut ? (float)(in->radius / in->distance) : 1.0f;
     return ERR_OK;
 }
+
+int gossip_loss_gate(double own_loss, double merged_loss, double margin)
+{
+    ASSERT(margin >= 0);
+    if (!isfinite(own_loss))
+        return ERR_NOT_FINITE;
+    return merged_loss <= own_loss + margin * fabs(own_loss) ? ERR_OK : ERR_REFUSED;
+}

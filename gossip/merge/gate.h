@@ -21,6 +21,7 @@ enum {
 };
 
 #define GOSSIP_CLIP_FACTOR 3.0
+#define GOSSIP_LOSS_MARGIN 0.02 /* of the own loss */
 #define GOSSIP_DISTANCE_MAX                                                                                  \
     4.0 /* |theirs - ours| / |ours|: beyond it these are not two states of one model */
 
@@ -50,5 +51,14 @@ struct gossip_gate_input {
  * ERR_NOT_FINITE: norm or distance is.  ERR_REFUSED: distance beyond GOSSIP_DISTANCE_MAX of the own norm.  On
  * any of them take the solo step and count the partner as refused. */
 MUST_USE int gossip_gate(const struct gossip_gate_input *in, float *scale);
+
+/* The last test, for callers that can spare a forward pass: mean loss of the same private batch with the own
+ * weights (theta) and with what the merge would make of them (tbar).  It sees poison that keeps within the
+ * distances of honest partners.  Returns 0.  ERR_NOT_FINITE: own_loss is not finite: the own state is
+ * broken.  ERR_REFUSED: the merged loss is not finite, or above own_loss + margin * |own_loss|: take the solo
+ * step and count the partner as refused.  margin: GOSSIP_LOSS_MARGIN, or what batches of this size differ by;
+ * at least 0.  Source: UBAR, arXiv:1907.04574, second stage, on the merge instead of the partner alone: an
+ * average of two honest models is rarely worse than either, a partner alone often is. */
+MUST_USE int gossip_loss_gate(double own_loss, double merged_loss, double margin);
 
 #endif

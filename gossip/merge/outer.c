@@ -3,6 +3,9 @@
 
 #include <math.h>
 
+#include "gossip/merge/clones.h"
+#include "gossip/merge/stream.h"
+
 struct gossip_outer gossip_outer_default(void)
 {
     return (struct gossip_outer){.alpha = 0.5f, .beta = 0.7f, .gamma = 0.7f};
@@ -40,16 +43,78 @@ int gossip_outer_check(const struct gossip_outer *config, const char **why)
     return ERR_OK;
 }
 
-void gossip_outer_step(size_t n, float alpha, float beta, const float *tbar, const float *theta,
-                       float *restrict phi, float *restrict delta, float *restrict diff)
+/* Each formula once, inlined into the loop that keeps its last array near and the one that stores it past the
+ * caches; for each instruction set. */
+#define INLINED static inline __attribute__((always_inline))
+
+INLINED void step_values(size_t n, float alpha, float beta, const float *tbar, const float *theta,
+                         float *restrict phi, float *restrict delta, float *restrict diff)
 {
     for (size_t i = 0; i < n; i++) {
-        delta[i] = alpha * delta[i] + beta * (tbar[i] - phi[i]);
-        phi[i] += delta[i];
-        diff[i] = phi[i] - theta[i];
+        float step = alpha * delta[i] + beta * (tbar[i] - phi[i]);
+        float moved = phi[i] + step;
+        delta[i] = step;
+        phi[i] = moved;
+        diff[i] = moved - theta[i];
     }
 }
 
+INLINED void pair_values(size_t n, float alpha, float beta, float weight, const float *theta,
+                         const float *ours, const float *theirs, float *restrict phi, float *restrict delta,
+                         float *restrict diff)
+{
+    for (size_t i = 0; i < n; i++) {
+        float tbar = theta[i] + weight * (theirs[i] - ours[i]);
+        float step = alpha * delta[i] + beta * (tbar - phi[i]);
+        float moved = phi[i] + step;
+        delta[i] = step;
+        phi[i] = moved;
+        diff[i] = moved - theta[i];
+    }
+}
+
+INLINED void target_values(size_t n, float weight, const float *theta, const float *ours, const float *theirs,
+                           float *restrict tbar)
+{
+    for (size_t i = 0; i < n; i++)
+        tbar[i] = theta[i] + weight * (theirs[i] - ours[i]);
+}
+
+GOSSIP_CLONES
+void gossip_outer_step(size_t n, float alpha, float beta, const float *tbar, const float *theta,
+                       float *restrict phi, float *restrict delta, float *restrict diff)
+{
+    float piece[STREAM_PIECE];
+    if (n < STREAM_MIN) {
+        step_values(n, alpha, beta, tbar, theta, phi, delta, diff);
+        return;
+    }
+    for (size_t i = 0; i < n; i += STREAM_PIECE) {
+        size_t len = n - i < STREAM_PIECE ? n - i : STREAM_PIECE;
+        step_values(len, alpha, beta, tbar + i, theta + i, phi + i, delta + i, piece);
+        stream_out(len, piece, diff + i);
+    }
+    stream_end();
+}
+
+GOSSIP_CLONES
+void gossip_pair_step(size_t n, float alpha, float beta, float weight, const float *theta, const float *ours,
+                      const float *theirs, float *restrict phi, float *restrict delta, float *restrict diff)
+{
+    float piece[STREAM_PIECE];
+    if (n < STREAM_MIN) {
+        pair_values(n, alpha, beta, weight, theta, ours, theirs, phi, delta, diff);
+        return;
+    }
+    for (size_t i = 0; i < n; i += STREAM_PIECE) {
+        size_t len = n - i < STREAM_PIECE ? n - i : STREAM_PIECE;
+        pair_values(len, alpha, beta, weight, theta + i, ours + i, theirs + i, phi + i, delta + i, piece);
+        stream_out(len, piece, diff + i);
+    }
+    stream_end();
+}
+
+GOSSIP_CLONES
 void gossip_outer_step_general(size_t n, const struct gossip_outer *config, const float tbar[restrict],
                                const float pbar[restrict], float phi[restrict], float delta[restrict])
 {
@@ -57,22 +122,27 @@ void gossip_outer_step_general(size_t n, const struct gossip_outer *config, cons
     float beta = config->beta;
     float gamma = config->gamma;
     for (size_t i = 0; i < n; i++) {
-        delta[i] = alpha * delta[i] + beta * (tbar[i] - pbar[i]) - gamma * (phi[i] - pbar[i]);
-        phi[i] += delta[i];
+        float step = alpha * delta[i] + beta * (tbar[i] - pbar[i]) - gamma * (phi[i] - pbar[i]);
+        delta[i] = step;
+        phi[i] = phi[i] + step;
     }
 }
 
+GOSSIP_CLONES
 void gossip_pair_target(size_t n, float weight, const float theta[restrict], const float ours[restrict],
                         const float theirs[restrict], float tbar[restrict])
 {
-    for (size_t i = 0; i < n; i++)
-        tbar[i] = theta[i] + weight * (theirs[i] - ours[i]);
-}
-
-void gossip_average(size_t n, const float a[restrict], const float b[restrict], float out[restrict])
-{
-    for (size_t i = 0; i < n; i++)
-        out[i] = 0.5f * (a[i] + b[i]);
+    float piece[STREAM_PIECE];
+    if (n < STREAM_MIN) {
+        target_values(n, weight, theta, ours, theirs, tbar);
+        return;
+    }
+    for (size_t i = 0; i < n; i += STREAM_PIECE) {
+        size_t len = n - i < STREAM_PIECE ? n - i : STREAM_PIECE;
+        target_values(len, weight, theta + i, ours + i, theirs + i, piece);
+        stream_out(len, piece, tbar + i);
+    }
+    stream_end();
 }
 
 float gossip_partner_weight(float lateness)

@@ -3,7 +3,9 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "gossip/merge/average.h"
 #include "gossip/merge/outer.h"
+#include "gossip/merge/reference.h"
 #include "numbers.h"
 
 enum { LEN = 777, NODES = 16, NODES_MAX = 32, DIMS = 8 };

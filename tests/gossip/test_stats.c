@@ -2,6 +2,8 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "gossip/merge/average.h"
+#include "gossip/merge/reference.h"
 #include "gossip/merge/stats.h"
 #include "numbers.h"
 
