@@ -62,6 +62,11 @@ double gossip_step_norm(const struct gossip_step_sums *sums, float beta, float w
     return square > 0 ? sqrt(square) : 0; /* rounding may leave a little below zero */
 }
 
+double gossip_step_radius(const struct gossip_history *norms)
+{
+    return GOSSIP_STEP_FACTOR * gossip_history_median(norms);
+}
+
 float gossip_clip_scale(double norm, double radius)
 {
     ASSERT(norm >= 0);

@@ -15,6 +15,10 @@
 
 #include <stddef.h>
 
+#include "gossip/merge/gate.h"
+
+#define GOSSIP_STEP_FACTOR 3.0 /* medians: warm-up makes honest steps up to 2.4 medians long */
+
 /* Zeroed at first. */
 struct gossip_step_sums {
     double uu, uv, vv;
@@ -28,6 +32,9 @@ void gossip_step_sums_add(struct gossip_step_sums *sums, size_t n, float alpha, 
 /* Norm of the delta that a step with this beta and partner weight (times the gate's scale) will leave;
  * weight 0 for a solo step. */
 double gossip_step_norm(const struct gossip_step_sums *sums, float beta, float weight);
+/* GOSSIP_STEP_FACTOR medians of the last norms, or INFINITY while too few are known.  Push each round's norm,
+ * as it was before the clip. */
+double gossip_step_radius(const struct gossip_history *norms);
 /* What to multiply by so that `norm` becomes at most `radius`, in (0, 1].  1 when the radius is infinite (too
  * short a past), or zero (a past that did not move says nothing); norm and radius are not NaN. */
 float gossip_clip_scale(double norm, double radius);

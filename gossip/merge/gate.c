@@ -14,7 +14,7 @@ void gossip_history_push(struct gossip_history *history, double distance)
         history->count++;
 }
 
-double gossip_history_radius(const struct gossip_history *history)
+double gossip_history_median(const struct gossip_history *history)
 {
     double sorted[GOSSIP_HISTORY];
     size_t count = history->count;
@@ -27,8 +27,12 @@ double gossip_history_radius(const struct gossip_history *history)
             sorted[at] = sorted[at - 1];
         sorted[at] = history->distance[i];
     }
-    double median = count % 2 == 1 ? sorted[count / 2] : 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]);
-    return GOSSIP_CLIP_FACTOR * median;
+    return count % 2 == 1 ? sorted[count / 2] : 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]);
+}
+
+double gossip_history_radius(const struct gossip_history *history)
+{
+    return GOSSIP_CLIP_FACTOR * gossip_history_median(history);
 }
 
 int gossip_gate(const struct gossip_gate_input *in, float *scale)
@@ -43,6 +47,8 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
         return ERR_REFUSED;
     /* A radius of zero follows a past of identical models (the shared start): it says nothing about
      * distances. */
+    if (in->radius > 0 && in->distance > GOSSIP_REFUSE_FACTOR / GOSSIP_CLIP_FACTOR * in->radius)
+        return ERR_REFUSED;
     bool cut = in->radius > 0 && in->distance > in->radius;
     *scale = cut ? (float)(in->radius / in->distance) : 1.0f;
     return ERR_OK;
