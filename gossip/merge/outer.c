@@ -18,10 +18,7 @@ struct gossip_outer gossip_outer_plain(void)
 
 float gossip_outer_gamma_max(float alpha)
 {
-    static const float at[4] = {0.0f, 0.3f, 0.5f, 0.9f};
-    static const float limit[4] = {2.0f, 1.81f, 1.49f, 0.37f};
-    size_t i = alpha < at[1] ? 0 : alpha < at[2] ? 1 : 2;
-    return limit[i] + (limit[i + 1] - limit[i]) * (alpha - at[i]) / (at[i + 1] - at[i]);
+    return 2.0f * (1.0f - alpha * alpha) / (1.0f + GOSSIP_FAILS_MAX * alpha);
 }
 
 int gossip_outer_check(const struct gossip_outer *config, const char **why)

@@ -56,6 +56,25 @@ Test(stats, sums_match_a_double_reference_at_every_length)
     }
 }
 
+Test(stats, sums_have_the_bits_of_the_reference_at_every_length)
+{
+    struct numbers n;
+    size_t lengths[] = {0, 1, 15, 16, 17, 1023, 1024, 1025, 1040, 2049, LEN};
+    numbers_init(&n, 8);
+    numbers_fill(&n, LEN, 1.0, models[0]);
+    numbers_fill(&n, LEN, 2.0, models[1]);
+    for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++) {
+        struct gossip_sums fast = {.n = 5, .x = 1, .dd = 3}, slow = fast;
+        double moments[2][2] = {{1, 2}, {1, 2}};
+        gossip_sums_add(&fast, lengths[k], models[0], models[1]);
+        gossip_reference_sums(&slow, lengths[k], models[0], models[1]);
+        cr_assert_eq(memcmp(&fast, &slow, sizeof fast), 0, "%zu values", lengths[k]);
+        gossip_moments_add(lengths[k], models[0], &moments[0][0], &moments[0][1]);
+        gossip_reference_moments(lengths[k], models[0], &moments[1][0], &moments[1][1]);
+        cr_assert_eq(memcmp(moments[0], moments[1], sizeof moments[0]), 0, "%zu values", lengths[k]);
+    }
+}
+
 Test(stats, distance_of_close_models_is_not_lost_in_cancellation)
 {
     struct numbers n;
