@@ -4,6 +4,7 @@
  *
  * usage: bench_merge MILLIONS ROUNDS      millions of parameters; prints one line of JSON
  *
+ * Times are the thread's own, so that others on the machine cost no turns, though they do cost bandwidth.
  * Bytes are counted once for each array read and once for each written.  An array that is only written costs
  * the memory a read as well; `of_in_place` counts that too and divides by the speed of x <- x + c. */
 #include <stdbool.h>
@@ -16,12 +17,18 @@
 #endif
 
 #include "gossip/codec.h"
+#if __has_include("gossip/codec_modular.h")
+/* check-allow: layers, guarded by the line above, for trees with and without the modular codec */
+#include "gossip/codec_modular.h"
+#define BENCH_MODULAR
+#endif
 #include "gossip/merge/average.h"
 #include "gossip/merge/clip.h"
 #include "gossip/merge/clones.h"
 #include "gossip/merge/outer.h"
 #include "gossip/merge/reference.h"
 #include "gossip/merge/stats.h"
+#include "gossip/merge/stream.h"
 
 enum { ARRAYS = 7, MILLIONS_MAX = 4000, ROUNDS_MAX = 99, ROWS_MAX = 40, SMALL = 65536, BLOCK = 4096 };
 struct bench {
@@ -141,26 +148,26 @@ static void probe_target_and_step(struct bench *b)
     probe_221(&step);
 }
 
-/* n float32 read, the codec's bytes written, BLOCK values at a time. */
-GOSSIP_CLONES
-static void probe_encode(struct bench *b)
+/* `reads` arrays read, the codec's bytes written to the next, BLOCK values at a time; and the way back, the
+ * blob where encoding has left it, `owns` arrays read beside it.  Inlined with constants. */
+static inline __attribute__((always_inline)) void touch_encode(struct bench *b, size_t reads)
 {
-    uint8_t *out = (uint8_t *)b->array[1];
+    uint8_t *out = (uint8_t *)b->array[reads];
     size_t bytes = gossip_encoded_bytes(b->codec, BLOCK);
     for (size_t i = 0; i < b->n; i += BLOCK) {
         wide sum = {0};
         for (size_t k = 0; k < BLOCK; k += 16)
-            sum += *(const wide *)(b->array[0] + i + k);
+            for (size_t a = 0; a < reads; a++)
+                sum += *(const wide *)(b->array[a] + i + k);
         for (size_t k = 0; k + sizeof sum <= bytes; k += sizeof sum)
             memcpy(out + k, &sum, sizeof sum);
         out += bytes;
     }
 }
 
-GOSSIP_CLONES
-static void probe_decode(struct bench *b)
+static inline __attribute__((always_inline)) void touch_decode(struct bench *b, size_t owns)
 {
-    const uint8_t *in = (const uint8_t *)b->array[1];
+    const uint8_t *in = (const uint8_t *)b->array[owns + 1];
     size_t bytes = gossip_encoded_bytes(b->codec, BLOCK);
     for (size_t i = 0; i < b->n; i += BLOCK) {
         wide sum = {0};
@@ -169,10 +176,25 @@ static void probe_decode(struct bench *b)
             memcpy(&piece, in + k, sizeof piece);
             sum += piece;
         }
-        for (size_t k = 0; k < BLOCK; k += 16)
-            *(wide *)(b->array[2] + i + k) = sum;
+        for (size_t k = 0; k < BLOCK; k += 16) {
+            for (size_t a = 0; a < owns; a++)
+                sum += *(const wide *)(b->array[a] + i + k);
+            *(wide *)(b->array[owns + 2] + i + k) = sum;
+        }
         in += bytes;
     }
+}
+
+GOSSIP_CLONES
+static void probe_encode(struct bench *b)
+{
+    touch_encode(b, 1);
+}
+
+GOSSIP_CLONES
+static void probe_decode(struct bench *b)
+{
+    touch_decode(b, 0);
 }
 
 /* --- kernels ------------------------------------------------------------------------------------------ */
@@ -278,6 +300,49 @@ static void run_decode(struct bench *b)
         fail("a codec refuses its own output");
 }
 
+#ifdef BENCH_MODULAR
+GOSSIP_CLONES
+static void probe_modular_encode(struct bench *b)
+{
+    touch_encode(b, 2);
+}
+
+GOSSIP_CLONES
+static void probe_modular_decode(struct bench *b)
+{
+    touch_decode(b, 1);
+}
+
+/* Rounds of theta and phi apart, as they are after training. */
+static void run_modular_encode(struct bench *b)
+{
+    struct gossip_tensor whole = {.offset = 0, .count = b->n, .kind = GOSSIP_TENSOR_MATRIX};
+    struct gossip_modular_source source = {
+        .theta = b->array[0], .phi = b->array[1], .kappa = GOSSIP_KAPPA, .distance_scale = 1};
+    if (gossip_modular_encode(b->codec, &whole, 1, &source, (uint8_t *)b->array[2],
+                              gossip_encoded_bytes(b->codec, b->n)) != ERR_OK)
+        fail("the modular codec refuses its input");
+}
+
+static void run_modular_decode(struct bench *b)
+{
+    if (gossip_modular_values(b->codec, b->n, (const uint8_t *)b->array[2], b->array[0], b->array[3],
+                              (uint8_t *)b->array[4]) != 0)
+        fail("the modular codec does not decode its own output");
+}
+#endif
+
+/* What must have run once before a row's turns. */
+static void prepare(struct bench *b, const struct row *row)
+{
+    if (row->kernel == run_decode)
+        run_encode(b);
+#ifdef BENCH_MODULAR
+    if (row->kernel == run_modular_decode)
+        run_modular_encode(b);
+#endif
+}
+
 /* bytes: 4 for each stream, twice for what is read and written; moved: a written array counts twice. */
 static const struct row plain_rows[] = {
     {.name = "average", .target = 0.8, .kernel = run_average, .probe = probe_201, .bytes = 12, .moved = 16},
@@ -335,28 +400,38 @@ static const struct row plain_rows[] = {
     {.name = "all_finite", .kernel = run_finite, .probe = probe_100, .bytes = 4, .moved = 4},
 };
 
+static void name_rows(struct row *encode, struct row *decode)
+{
+    const char *name = gossip_codec_name(encode->codec);
+    (void)snprintf(encode->own_name, sizeof encode->own_name, "encode_%s", name);
+    (void)snprintf(decode->own_name, sizeof decode->own_name, "decode_%s", name);
+}
+
 /* A row for each direction of each codec that this build knows. */
 static size_t add_codecs(struct row rows[], size_t count)
 {
-    static const char *const names[] = {"fp32", "bf16", "int8"};
-    for (size_t k = 0; k < sizeof names / sizeof names[0]; k++) {
-        enum gossip_codec codec;
-        if (gossip_codec_parse(names[k], &codec) != ERR_OK)
-            continue;
+    for (enum gossip_codec codec = GOSSIP_CODEC_FP32; codec < GOSSIP_CODEC_COUNT; codec++) {
         double blob = (double)gossip_encoded_bytes(codec, BLOCK) / BLOCK;
-        struct row encode = {.kernel = run_encode,
-                             .probe = probe_encode,
-                             .bytes = 4 + blob,
-                             .moved = 4 + 2 * blob,
-                             .codec = codec};
-        struct row decode = {.kernel = run_decode,
-                             .probe = probe_decode,
-                             .bytes = 4 + blob,
-                             .moved = 8 + blob,
-                             .codec = codec};
-        encode.target = strcmp(names[k], "int8") == 0 ? 0.6 : 0;
-        (void)snprintf(encode.own_name, sizeof encode.own_name, "encode_%s", names[k]);
-        (void)snprintf(decode.own_name, sizeof decode.own_name, "decode_%s", names[k]);
+        struct row encode = {.kernel = run_encode, .probe = probe_encode, .codec = codec};
+        struct row decode = {.kernel = run_decode, .probe = probe_decode, .codec = codec};
+        double reads = 4, target = codec == GOSSIP_CODEC_INT8 ? 0.6 : 0;
+#ifdef BENCH_MODULAR
+        if (gossip_modular_bits(codec) > 0) {
+            encode.kernel = run_modular_encode;
+            encode.probe = probe_modular_encode;
+            decode.kernel = run_modular_decode;
+            decode.probe = probe_modular_decode;
+            reads = 8;
+            target = 0.6;
+        }
+#endif
+        encode.target = target;
+        encode.bytes = reads + blob;
+        encode.moved = reads + 2 * blob;
+        decode.bytes = reads + blob;
+        decode.moved = reads + 4 + blob;
+        name_rows(&encode, &decode);
+        ASSERT(count + 2 <= ROWS_MAX);
         rows[count++] = encode;
         rows[count++] = decode;
     }
@@ -410,6 +485,40 @@ struct figures {
     double of_in_place; /* moved bytes a second over those of x <- x + c, of the same turn */
 };
 
+/* The build that people run chooses among instruction sets, the tests' build does not: here the chosen one is
+ * held against the reference too, bit for bit. */
+static void check_bits(struct bench *b)
+{
+    struct bench part = *b;
+    float *const *x = b->array;
+    size_t n = b->n < 2 * STREAM_MIN ? b->n : 2 * STREAM_MIN;
+    struct gossip_sums fast = {0}, slow = {0};
+    part.n = n;
+    fill(&part);
+    memcpy(x[4], x[2], n * sizeof(float));
+    memcpy(x[5], x[3], n * sizeof(float));
+    gossip_outer_step(n, 0.5f, 0.7f, x[0], x[1], x[2], x[3], x[6]);
+    gossip_reference_outer_step(n, 0.5f, 0.7f, x[0], x[1], x[4], x[5], x[6]);
+    if (memcmp(x[2], x[4], n * sizeof(float)) != 0 || memcmp(x[3], x[5], n * sizeof(float)) != 0)
+        fail("the outer step differs from its reference");
+    gossip_sums_add(&fast, n - 5, x[0], x[1]);
+    gossip_reference_sums(&slow, n - 5, x[0], x[1]);
+    if (memcmp(&fast, &slow, sizeof fast) != 0)
+        fail("the sums differ from their reference");
+}
+
+static const char *kernels_for(void)
+{
+#ifdef GOSSIP_USE_CLONES
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("x86-64-v4"))
+        return "x86-64-v4";
+    if (__builtin_cpu_supports("x86-64-v3"))
+        return "x86-64-v3";
+#endif
+    return "baseline";
+}
+
 /* Turns of x <- x + c, the kernel and its probe next to each other, the latter two in changing order. */
 static struct figures measure(struct bench *b, const struct row *row, size_t rounds)
 {
@@ -419,8 +528,7 @@ static struct figures measure(struct bench *b, const struct row *row, size_t rou
     fill(b);
     (void)timed(b, row->probe);
     fill(b);
-    if (row->kernel == run_decode)
-        run_encode(b);
+    prepare(b, row);
     for (size_t round = 0; round < rounds; round++) {
         double early = round % 2 == 0 ? timed(b, row->probe) : 0;
         double kernel = timed(b, row->kernel);
@@ -465,8 +573,9 @@ static void run_all(struct bench *b, size_t rounds)
     size_t count = sizeof plain_rows / sizeof plain_rows[0];
     memcpy(rows, plain_rows, sizeof plain_rows);
     count = add_codecs(rows, count);
+    check_bits(b);
     fill(b);
-    printf("{\"parameters\": %zu, \"rounds\": %zu, ", b->n, rounds);
+    printf("{\"parameters\": %zu, \"rounds\": %zu, \"kernels_for\": \"%s\", ", b->n, rounds, kernels_for());
     printf("\"copy_gbs\": %.2f, \"in_place_gbs\": %.2f, \"kernels\": [", speed(b, run_copy, rounds),
            speed(b, probe_010, rounds));
     for (size_t i = 0; i < count; i++)

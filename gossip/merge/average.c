@@ -31,11 +31,12 @@ INLINED void average_pair(size_t n, bool corrected, float mean, float factor, co
         average_values(n, corrected, mean, factor, a, b, out);
         return;
     }
-    for (size_t i = 0; i < n; i += STREAM_PIECE) {
-        size_t len = n - i < STREAM_PIECE ? n - i : STREAM_PIECE;
-        average_values(len, corrected, mean, factor, a + i, b + i, piece);
-        stream_out(len, piece, out + i);
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        average_values(STREAM_PIECE, corrected, mean, factor, a + i, b + i, piece);
+        stream_out(STREAM_PIECE, piece, out + i);
     }
+    average_values(n - whole, corrected, mean, factor, a + whole, b + whole, out + whole);
     stream_end();
 }
 
@@ -94,16 +95,19 @@ static void average_range(size_t n, size_t start, bool stream, size_t count, con
 {
     float share = 1.0f / (float)count;
     float piece[STREAM_PIECE];
-    for (size_t i = 0; i < n; i += STREAM_PIECE) {
-        size_t len = n - i < STREAM_PIECE ? n - i : STREAM_PIECE;
-        sum_all(len, count, start + i, models, piece);
-        for (size_t k = 0; k < len; k++)
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        sum_all(STREAM_PIECE, count, start + i, models, piece);
+        for (size_t k = 0; k < STREAM_PIECE; k++)
             piece[k] *= share;
         if (stream)
-            stream_out(len, piece, out + i);
+            stream_out(STREAM_PIECE, piece, out + i);
         else
-            memcpy(out + i, piece, len * sizeof *piece);
+            memcpy(out + i, piece, sizeof piece);
     }
+    sum_all(n - whole, count, start + whole, models, out + whole);
+    for (size_t i = whole; i < n; i++)
+        out[i] *= share;
 }
 
 void gossip_average_many(size_t n, size_t count, const float *const models[], float out[restrict])

@@ -86,11 +86,13 @@ void gossip_outer_step(size_t n, float alpha, float beta, const float *tbar, con
         step_values(n, alpha, beta, tbar, theta, phi, delta, diff);
         return;
     }
-    for (size_t i = 0; i < n; i += STREAM_PIECE) {
-        size_t len = n - i < STREAM_PIECE ? n - i : STREAM_PIECE;
-        step_values(len, alpha, beta, tbar + i, theta + i, phi + i, delta + i, piece);
-        stream_out(len, piece, diff + i);
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        step_values(STREAM_PIECE, alpha, beta, tbar + i, theta + i, phi + i, delta + i, piece);
+        stream_out(STREAM_PIECE, piece, diff + i);
     }
+    step_values(n - whole, alpha, beta, tbar + whole, theta + whole, phi + whole, delta + whole,
+                diff + whole);
     stream_end();
 }
 
@@ -103,11 +105,14 @@ void gossip_pair_step(size_t n, float alpha, float beta, float weight, const flo
         pair_values(n, alpha, beta, weight, theta, ours, theirs, phi, delta, diff);
         return;
     }
-    for (size_t i = 0; i < n; i += STREAM_PIECE) {
-        size_t len = n - i < STREAM_PIECE ? n - i : STREAM_PIECE;
-        pair_values(len, alpha, beta, weight, theta + i, ours + i, theirs + i, phi + i, delta + i, piece);
-        stream_out(len, piece, diff + i);
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        pair_values(STREAM_PIECE, alpha, beta, weight, theta + i, ours + i, theirs + i, phi + i, delta + i,
+                    piece);
+        stream_out(STREAM_PIECE, piece, diff + i);
     }
+    pair_values(n - whole, alpha, beta, weight, theta + whole, ours + whole, theirs + whole, phi + whole,
+                delta + whole, diff + whole);
     stream_end();
 }
 
@@ -134,11 +139,12 @@ void gossip_pair_target(size_t n, float weight, const float theta[restrict], con
         target_values(n, weight, theta, ours, theirs, tbar);
         return;
     }
-    for (size_t i = 0; i < n; i += STREAM_PIECE) {
-        size_t len = n - i < STREAM_PIECE ? n - i : STREAM_PIECE;
-        target_values(len, weight, theta + i, ours + i, theirs + i, piece);
-        stream_out(len, piece, tbar + i);
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        target_values(STREAM_PIECE, weight, theta + i, ours + i, theirs + i, piece);
+        stream_out(STREAM_PIECE, piece, tbar + i);
     }
+    target_values(n - whole, weight, theta + whole, ours + whole, theirs + whole, tbar + whole);
     stream_end();
 }
 

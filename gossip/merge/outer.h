@@ -12,8 +12,9 @@
 
 #include "base/err.h"
 
-#define GOSSIP_FAILS_MAX 0.6f /* share of failed exchanges under which every accepted config must contract   \
-                               */
+#define GOSSIP_FAILS_MAX                                                                                     \
+    0.6f /* share of failed exchanges under which every accepted config must contract                        \
+          */
 
 struct gossip_outer {
     float alpha; /* momentum */
