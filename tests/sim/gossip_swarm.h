@@ -399,6 +399,9 @@ static void swarm_merged(struct swarm *s, size_t node, uint64_t round)
                                     .own_blob = bytes_of(own->blob, own->len),
                                     .partner_codec = own->partner_codec,
                                     .partner_blob = own->partner_blob};
+    /* The made-up training puts nodes apart by anything from one to eighteen: no past, so that the gate stays
+     * out of what is tested here. */
+    n->history = (struct gossip_history){0};
     int result = gossip_merge_job(&in, &n->history, n->phi, n->delta, n->diff, &report);
     cr_assert_eq(result, 0);
     memcpy(own->result, n->phi, SWARM_PARAMS * sizeof(float));
