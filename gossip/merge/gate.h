@@ -12,7 +12,8 @@
  * are enough), and at 2 under an attack that pushes each victim away from the others; at 1.5 it does not
  * (tests/gossip/test_byzantine.c).  Honest distances hardly vary, being norms of many values: without attack
  * at most 1 % of them are cut there.  Refused distances count as past too: a partition that healed looks like
- * an attack until it makes up half of the history, then the medians let it in. */
+ * an attack until it makes up half of the history, then the medians let it in.  Two nodes alone that were
+ * refused once and drift apart meanwhile are back within 24 exchanges. */
 #ifndef DUNLIN_GOSSIP_MERGE_GATE_H
 #define DUNLIN_GOSSIP_MERGE_GATE_H
 

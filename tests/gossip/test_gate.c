@@ -40,6 +40,29 @@ Test(gate, less_than_half_cannot_move_the_median)
     cr_assert_eq(gossip_history_median(&h), 1.0);
 }
 
+Test(gate, two_who_drift_apart_without_merging_let_each_other_in_again)
+{
+    /* The worst honest case: refused once, for whatever reason, with a distance that then grows by what both
+     * train in every round, from any multiple of the usual.  Refused distances count, so the median follows:
+     * it must not take more than three quarters of a history until merges go on. */
+    for (double start = 3; start <= 100; start *= 1.5) {
+        struct gossip_history h = {0};
+        int refused = 0;
+        float scale;
+        for (int i = 0; i < GOSSIP_HISTORY; i++)
+            gossip_history_push(&h, 1);
+        for (int round = 0; round < 100; round++) {
+            struct gossip_gate_input in = {
+                .own_norm = 1e6, .distance = start + round, .radius = gossip_history_radius(&h)};
+            gossip_history_push(&h, in.distance);
+            if (gossip_gate(&in, &scale) == ERR_OK)
+                break;
+            refused++;
+        }
+        cr_assert_leq(refused, GOSSIP_HISTORY * 3 / 4, "from %g: %d rounds", start, refused);
+    }
+}
+
 Test(gate, cuts_refuses_and_lets_through)
 {
     double factor = GOSSIP_REFUSE_FACTOR / GOSSIP_CLIP_FACTOR;
