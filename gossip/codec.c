@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "gossip/codec_modular.h"
+
 enum { SCALE_BYTES = 4 };
 
 /* Blocks whose largest magnitude is below this are sent as zeros: 127 / absmax must not overflow. */
@@ -22,6 +24,12 @@ const char *gossip_codec_name(enum gossip_codec codec)
         return "bf16";
     case GOSSIP_CODEC_INT8:
         return "int8";
+    case GOSSIP_CODEC_MOD4:
+        return "mod4";
+    case GOSSIP_CODEC_MOD3:
+        return "mod3";
+    case GOSSIP_CODEC_MOD2:
+        return "mod2";
     case GOSSIP_CODEC_COUNT:
         break;
     }
@@ -49,6 +57,11 @@ size_t gossip_encoded_bytes(enum gossip_codec codec, size_t count)
         return count * 2;
     case GOSSIP_CODEC_INT8:
         return count + (count + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK * SCALE_BYTES;
+    case GOSSIP_CODEC_MOD4:
+    case GOSSIP_CODEC_MOD3:
+    case GOSSIP_CODEC_MOD2:
+        return (count + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK * GOSSIP_MODULAR_HEAD_BYTES +
+               gossip_modular_bits(codec) * ((count + 7) / 8);
     case GOSSIP_CODEC_COUNT:
         break;
     }
@@ -183,6 +196,8 @@ int gossip_encode_values(enum gossip_codec codec, size_t count, const float valu
 {
     unsigned bad = 0;
     ASSERT(codec < GOSSIP_CODEC_COUNT);
+    if (gossip_modular_bits(codec) != 0)
+        return ERR_INVALID;
     if (codec == GOSSIP_CODEC_FP32)
         bad = encode_fp32(count, values, out);
     else if (codec == GOSSIP_CODEC_BF16)
@@ -199,6 +214,8 @@ int gossip_decode_values(enum gossip_codec codec, size_t count, const uint8_t in
 {
     unsigned bad = 0;
     ASSERT(codec < GOSSIP_CODEC_COUNT);
+    if (gossip_modular_bits(codec) != 0)
+        return ERR_INVALID;
     if (codec == GOSSIP_CODEC_FP32)
         bad = decode_fp32(count, in, values);
     else if (codec == GOSSIP_CODEC_BF16)
@@ -210,7 +227,16 @@ int gossip_decode_values(enum gossip_codec codec, size_t count, const uint8_t in
     return bad ? ERR_NOT_FINITE : ERR_OK;
 }
 
-static size_t blob_bytes(enum gossip_codec codec, const struct gossip_tensor tensors[], size_t tensor_count)
+unsigned gossip_modular_bits(enum gossip_codec codec)
+{
+    if (codec == GOSSIP_CODEC_MOD4)
+        return 4;
+    if (codec == GOSSIP_CODEC_MOD3)
+        return 3;
+    return codec == GOSSIP_CODEC_MOD2 ? 2 : 0;
+}
+
+size_t gossip_blob_bytes(enum gossip_codec codec, const struct gossip_tensor tensors[], size_t tensor_count)
 {
     size_t total = 0;
     for (size_t i = 0; i < tensor_count; i++)
@@ -218,14 +244,23 @@ static size_t blob_bytes(enum gossip_codec codec, const struct gossip_tensor ten
     return total;
 }
 
+size_t gossip_block_count(const struct gossip_tensor tensors[], size_t tensor_count)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < tensor_count; i++)
+        total += (tensors[i].count + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK;
+    return total;
+}
+
 int gossip_encode(enum gossip_codec codec, const struct gossip_tensor tensors[], size_t tensor_count,
                   const float params[restrict], uint8_t out[restrict], size_t out_len)
 {
-    if (out_len != blob_bytes(codec, tensors, tensor_count))
+    if (out_len != gossip_blob_bytes(codec, tensors, tensor_count))
         return ERR_INVALID;
     for (size_t i = 0; i < tensor_count; i++) {
         const struct gossip_tensor *tensor = &tensors[i];
-        int result = gossip_encode_values(codec, tensor->count, params + tensor->offset, out);
+        int result =
+            gossip_encode_values(codec, tensor->count, params + (tensor->offset - tensors[0].offset), out);
         if (result < 0)
             return result;
         out += gossip_encoded_bytes(codec, tensor->count);
@@ -237,11 +272,12 @@ int gossip_decode(enum gossip_codec codec, const struct gossip_tensor tensors[],
                   struct bytes blob, float params[restrict])
 {
     const uint8_t *in = blob.data;
-    if (blob.len != blob_bytes(codec, tensors, tensor_count))
+    if (blob.len != gossip_blob_bytes(codec, tensors, tensor_count))
         return ERR_MALFORMED;
     for (size_t i = 0; i < tensor_count; i++) {
         const struct gossip_tensor *tensor = &tensors[i];
-        int result = gossip_decode_values(codec, tensor->count, in, params + tensor->offset);
+        int result =
+            gossip_decode_values(codec, tensor->count, in, params + (tensor->offset - tensors[0].offset));
         if (result < 0)
             return result;
         in += gossip_encoded_bytes(codec, tensor->count);

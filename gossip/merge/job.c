@@ -33,18 +33,18 @@ struct cursor {
 static int decode_piece(const struct gossip_merge_input *in, const struct cursor *at, size_t start,
                         size_t count, struct piece *piece)
 {
-    int own = gossip_decode_values(in->own_codec, count,
-                                   at->ours + gossip_encoded_bytes(in->own_codec, start), piece->ours);
+    int own = gossip_decode_values(in->own.codec, count,
+                                   at->ours + gossip_encoded_bytes(in->own.codec, start), piece->ours);
     int other = gossip_decode_values(
-        in->partner_codec, count, at->theirs + gossip_encoded_bytes(in->partner_codec, start), piece->theirs);
+        in->partner.codec, count, at->theirs + gossip_encoded_bytes(in->partner.codec, start), piece->theirs);
     return own < 0 ? own : other;
 }
 
 static void next_tensor(const struct gossip_merge_input *in, const struct gossip_tensor *tensor,
                         struct cursor *at)
 {
-    at->ours += gossip_encoded_bytes(in->own_codec, tensor->count);
-    at->theirs += gossip_encoded_bytes(in->partner_codec, tensor->count);
+    at->ours += gossip_encoded_bytes(in->own.codec, tensor->count);
+    at->theirs += gossip_encoded_bytes(in->partner.codec, tensor->count);
 }
 
 static size_t piece_len(const struct gossip_tensor *tensor, size_t start)
@@ -56,16 +56,16 @@ static int check_input(const struct gossip_merge_input *in)
 {
     size_t own = 0;
     size_t other = 0;
-    ASSERT(in->tensor_count <= GOSSIP_TENSORS_MAX);
+    ASSERT(in->tensor_count > 0 && in->tensor_count <= GOSSIP_TENSORS_MAX);
     if (in->outer.gamma != in->outer.beta || !(in->partner_weight > 0.0f && in->partner_weight <= 0.5f))
         return ERR_INVALID;
-    if (in->own_codec >= GOSSIP_CODEC_COUNT || in->partner_codec >= GOSSIP_CODEC_COUNT)
+    if (in->own.codec >= GOSSIP_CODEC_COUNT || in->partner.codec >= GOSSIP_CODEC_COUNT)
         return ERR_INVALID;
     for (size_t i = 0; i < in->tensor_count; i++) {
-        own += gossip_encoded_bytes(in->own_codec, in->tensors[i].count);
-        other += gossip_encoded_bytes(in->partner_codec, in->tensors[i].count);
+        own += gossip_encoded_bytes(in->own.codec, in->tensors[i].count);
+        other += gossip_encoded_bytes(in->partner.codec, in->tensors[i].count);
     }
-    return own == in->own_blob.len && other == in->partner_blob.len ? ERR_OK : ERR_MALFORMED;
+    return own == in->own.blob.len && other == in->partner.blob.len ? ERR_OK : ERR_MALFORMED;
 }
 
 static int survey_tensor(const struct gossip_merge_input *in, const struct gossip_tensor *tensor,
@@ -75,7 +75,7 @@ static int survey_tensor(const struct gossip_merge_input *in, const struct gossi
     struct piece piece;
     for (size_t start = 0; start < tensor->count; start += PIECE) {
         size_t count = piece_len(tensor, start);
-        size_t from = tensor->offset + start;
+        size_t from = tensor->offset - in->tensors[0].offset + start;
         int result = decode_piece(in, at, start, count, &piece);
         if (result < 0)
             return result;
@@ -90,7 +90,7 @@ static int survey_tensor(const struct gossip_merge_input *in, const struct gossi
 static int survey_all(const struct gossip_merge_input *in, const float phi[restrict],
                       const float delta[restrict], struct survey *out)
 {
-    struct cursor at = {in->own_blob.data, in->partner_blob.data};
+    struct cursor at = {in->own.blob.data, in->partner.blob.data};
     for (size_t i = 0; i < in->tensor_count; i++) {
         struct gossip_sums sums = {0};
         int result = survey_tensor(in, &in->tensors[i], &at, phi, delta, &sums);
@@ -114,7 +114,7 @@ static void merge_tensor(const struct gossip_merge_input *in, const struct gossi
     float tbar[PIECE];
     for (size_t start = 0; start < tensor->count; start += PIECE) {
         size_t count = piece_len(tensor, start);
-        size_t from = tensor->offset + start;
+        size_t from = tensor->offset - in->tensors[0].offset + start;
         int result = decode_piece(in, at, start, count, &piece);
         ASSERT(result == ERR_OK); /* the survey has decoded the same bytes */
         gossip_pair_target(count, in->partner_weight * scale, in->theta + from, piece.ours, piece.theirs,
@@ -145,12 +145,15 @@ int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history 
         gossip_history_push(history, gate.distance);
     if (result < 0)
         return result;
-    *report = (struct gossip_merge_report){.distance = gate.distance, .scale = scale};
+    const struct gossip_tensor *last = &in->tensors[in->tensor_count - 1];
+    size_t values = last->offset + last->count - in->tensors[0].offset;
+    *report = (struct gossip_merge_report){
+        .distance = gate.distance, .rms = gate.distance / sqrt((double)values), .scale = scale};
     report->relative = gate.own_norm > 0 ? gate.distance / gate.own_norm : 0;
     double norms = gate.own_norm * sqrt(survey.other_square);
     report->cosine = norms > 0 ? survey.product / norms : 0;
     bool correct = in->variance_correction && scale == 1.0f && in->partner_weight == 0.5f;
-    struct cursor at = {in->own_blob.data, in->partner_blob.data};
+    struct cursor at = {in->own.blob.data, in->partner.blob.data};
     for (size_t i = 0; i < in->tensor_count; i++) {
         struct gossip_correction correction = survey.corrections[i];
         if (!correct)
@@ -162,12 +165,12 @@ int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history 
     return ERR_OK;
 }
 
-int gossip_solo_job(size_t param_count, const struct gossip_outer *outer, const float theta[restrict],
+int gossip_solo_job(size_t count, const struct gossip_outer *outer, const float theta[restrict],
                     float phi[restrict], float delta[restrict], float diff[restrict])
 {
-    if (!gossip_all_finite(param_count, theta) || !gossip_all_finite(param_count, phi) ||
-        !gossip_all_finite(param_count, delta))
+    if (!gossip_all_finite(count, theta) || !gossip_all_finite(count, phi) ||
+        !gossip_all_finite(count, delta))
         return ERR_NOT_FINITE;
-    gossip_outer_step(param_count, outer->alpha, outer->beta, theta, theta, phi, delta, diff);
+    gossip_outer_step(count, outer->alpha, outer->beta, theta, theta, phi, delta, diff);
     return ERR_OK;
 }
