@@ -30,7 +30,7 @@
 #define GOSSIP_KAPPA           6.0f /* default range, in rms distances: about 0.1 % of values wrap */
 #define GOSSIP_DISTANCE_WEIGHT 0.7f /* of the last distance seen, against the own way since phi */
 #define GOSSIP_STEP_MIN        0x1p-100f
-#define GOSSIP_STEP_MAX        0x1p77f /* largest step times largest integer stays below GOSSIP_VALUE_MAX */
+#define GOSSIP_STEP_MAX        0x1p79f /* times GOSSIP_WHOLE_MAX it reaches GOSSIP_VALUE_MAX */
 
 enum {
     GOSSIP_WHOLE_MAX = 1 << 21,    /* magnitude of k; larger ones are sent in int8 */
@@ -62,7 +62,7 @@ MUST_USE int gossip_modular_encode(enum gossip_codec codec, const struct gossip_
 /* Decodes count values of one tensor that start on a block boundary of it.
  *   in      [gossip_encoded_bytes(codec, count)]
  *   own     [count]  the receiver's snapshot of the same round; the sender's, to decode its own blob
- *   values  [count]  written in full, finite; of wrong blocks: undefined but finite
+ *   values  [count]  written in full, finite, within R and half a step of own; of wrong blocks: finite
  *   wrong   [ceil(count / 256)]  written: 1 where the block must be repaired, else 0
  * Returns how many blocks are wrong.  ERR_MALFORMED: a step outside [GOSSIP_STEP_MIN, GOSSIP_STEP_MAX] or a
  * bit set without a value; ERR_NOT_FINITE: own is not finite or beyond GOSSIP_VALUE_MAX; ERR_INVALID: not a
@@ -94,12 +94,13 @@ size_t gossip_indices_encode(size_t count, const uint32_t list[], uint8_t out[],
  * undefined. */
 MUST_USE int gossip_indices_decode(struct bytes in, size_t blocks, uint32_t list[], size_t list_max);
 
-/* The repair blob: the listed blocks in int8 (gossip/codec.h), one after the other.  list is ascending and
- * below gossip_block_count; an empty list gives 0 bytes. */
-size_t gossip_repair_bytes(const struct gossip_tensor tensors[], size_t tensor_count, size_t count,
-                           const uint32_t list[]);
-/* Encodes it.  theta begins with the span's first value.  ERR_INVALID: the list is not ascending or not below
- * gossip_block_count, or out_len is not gossip_repair_bytes.  ERR_NOT_FINITE: as gossip_encode. */
+/* The repair blob: the listed blocks in int8 (gossip/codec.h), one after the other.  Its bytes, of a list of
+ * indices below gossip_block_count; an empty one gives 0.  ERR_INVALID: the list is not strictly ascending or
+ * leaves the span; *out is untouched.  O(count + tensor_count). */
+MUST_USE int gossip_repair_bytes(const struct gossip_tensor tensors[], size_t tensor_count, size_t count,
+                                 const uint32_t list[], size_t *out);
+/* Encodes it.  theta begins with the span's first value.  ERR_INVALID: the list is not as above,
+ * or out_len is not gossip_repair_bytes.  ERR_NOT_FINITE: as gossip_encode. */
 MUST_USE int gossip_repair_encode(const struct gossip_tensor tensors[], size_t tensor_count, size_t count,
                                   const uint32_t list[], const float theta[restrict], uint8_t out[restrict],
                                   size_t out_len);

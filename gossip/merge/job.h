@@ -43,7 +43,7 @@ struct gossip_merge_input {
                              * gossip_modular_check */
     struct gossip_sent own; /* decoded again so that both partners use the same numbers */
     struct gossip_sent partner; /* repaired: what gossip_modular_check found wrong */
-    float *distances; /* [gossip_block_count] written on success: rms of theirs - ours of each block, for the
+    float *distances; /* [gossip_block_count] written on success: rms of theirs - theta of each block, for the
                        * next gossip_modular_encode of this fragment; or NULL */
 };
 
