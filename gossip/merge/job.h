@@ -43,7 +43,8 @@ struct gossip_merge_input {
                              * gossip_modular_check */
     struct gossip_sent own; /* decoded again so that both partners use the same numbers */
     struct gossip_sent partner; /* repaired: what gossip_modular_check found wrong */
-    float *distances; /* [gossip_block_count] written on success: rms of theirs - theta of each block, for the
+    float *distances; /* [gossip_block_count] updated on success, zeroed at first: rms of theirs - theta of
+                       * each block, or GOSSIP_DISTANCE_DECAY times what it was when that is more; for the
                        * next gossip_modular_encode of this fragment; or NULL */
 };
 
@@ -61,7 +62,7 @@ struct gossip_merge_report {
  *   phi, delta  [values]  slow weights and momentum; updated in place
  *   diff        [values]  written: phi_new - theta, to be added to the trainer's present weights
  *   history     the fragment's; the distance is pushed when blobs were finite and of the right shape and
- * round Arrays must not overlap.  Two passes over the blobs, about 50 KiB of stack. Errors leave phi, delta,
+ * round Arrays must not overlap.  Two passes over the blobs, about 60 KiB of stack. Errors leave phi, delta,
  * diff and distances unchanged; call gossip_solo_job instead and count the reason: ERR_MALFORMED   a blob,
  * list or repair has the wrong length or form, or a block that is not in the list of repairs is wrong
  *   ERR_NOT_FINITE  a partner's or own number is not finite; from gossip_solo_job as well: the own state is
