@@ -22,6 +22,12 @@ const char *gossip_codec_name(enum gossip_codec codec)
         return "bf16";
     case GOSSIP_CODEC_INT8:
         return "int8";
+    case GOSSIP_CODEC_MOD4:
+        return "mod4";
+    case GOSSIP_CODEC_MOD3:
+        return "mod3";
+    case GOSSIP_CODEC_MOD2:
+        return "mod2";
     case GOSSIP_CODEC_COUNT:
         break;
     }
@@ -49,6 +55,13 @@ size_t gossip_encoded_bytes(enum gossip_codec codec, size_t count)
         return count * 2;
     case GOSSIP_CODEC_INT8:
         return count + (count + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK * SCALE_BYTES;
+    case GOSSIP_CODEC_MOD4:
+    case GOSSIP_CODEC_MOD3:
+    case GOSSIP_CODEC_MOD2: {
+        size_t bits = gossip_codec_bits(codec);
+        size_t blocks = (count + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK;
+        return blocks * GOSSIP_LATTICE_HEAD + count / 8 * bits + (count % 8 * bits + 7) / 8;
+    }
     case GOSSIP_CODEC_COUNT:
         break;
     }
@@ -183,6 +196,8 @@ int gossip_encode_values(enum gossip_codec codec, size_t count, const float valu
 {
     unsigned bad = 0;
     ASSERT(codec < GOSSIP_CODEC_COUNT);
+    if (gossip_codec_bits(codec) != 0)
+        return ERR_UNSUPPORTED; /* needs more than the values themselves */
     if (codec == GOSSIP_CODEC_FP32)
         bad = encode_fp32(count, values, out);
     else if (codec == GOSSIP_CODEC_BF16)
@@ -199,6 +214,8 @@ int gossip_decode_values(enum gossip_codec codec, size_t count, const uint8_t in
 {
     unsigned bad = 0;
     ASSERT(codec < GOSSIP_CODEC_COUNT);
+    if (gossip_codec_bits(codec) != 0)
+        return ERR_UNSUPPORTED; /* needs more than the values themselves */
     if (codec == GOSSIP_CODEC_FP32)
         bad = decode_fp32(count, in, values);
     else if (codec == GOSSIP_CODEC_BF16)

@@ -17,7 +17,7 @@
 
 #define GOSSIP_VALUE_MAX 1e30f /* larger weights are refused: sums of a few of them must stay finite */
 
-/* "fp32", "bf16", "int8"; static storage. */
+/* "fp32", "bf16", "int8", "mod4", "mod3", "mod2"; static storage. */
 const char *gossip_codec_name(enum gossip_codec codec);
 /* Parses one of these names.  ERR_NOT_FOUND: none of them; *out is untouched. */
 MUST_USE int gossip_codec_parse(const char *name, enum gossip_codec *out);

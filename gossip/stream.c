@@ -5,7 +5,7 @@
 
 #define QUEUE(type) (UINT32_C(1) << (type))
 
-_Static_assert(GOSSIP_FRAGMENT_BYTES + 64 <= GOSSIP_FRAME_MAX, "a full fragment fits its frame");
+_Static_assert(GOSSIP_PIECE_BYTES + 64 <= GOSSIP_FRAME_MAX, "a full fragment fits its frame");
 
 static struct gossip_stream *find(struct gossip *g, uint64_t handle)
 {
@@ -276,13 +276,13 @@ static struct gossip_message control(const struct gossip *g, uint64_t now_ns, co
         m.digest = s->received;
     if (type == GOSSIP_FETCH && g->fetch.known) {
         m.digest = g->fetch.digest;
-        m.index = (uint32_t)(g->fetch.received / GOSSIP_FRAGMENT_BYTES);
+        m.index = (uint32_t)(g->fetch.received / GOSSIP_PIECE_BYTES);
     }
     if (type == GOSSIP_STATE) {
         m.round = g->serving.from.round;
         m.digest = g->serving.from.digest;
         m.codec = GOSSIP_CODEC_FP32;
-        m.index = (uint32_t)(s->out_at / GOSSIP_FRAGMENT_BYTES);
+        m.index = (uint32_t)(s->out_at / GOSSIP_PIECE_BYTES);
     }
     return m;
 }
@@ -310,11 +310,11 @@ static size_t send_control(struct gossip *g, uint64_t now_ns, struct gossip_stre
 static size_t send_fragment(struct gossip *g, uint64_t now_ns, struct gossip_stream *s)
 {
     size_t left = s->out.len - s->out_at;
-    size_t count = left < GOSSIP_FRAGMENT_BYTES ? left : GOSSIP_FRAGMENT_BYTES;
+    size_t count = left < GOSSIP_PIECE_BYTES ? left : GOSSIP_PIECE_BYTES;
     if (count + 64 > s->room)
         return 0;
-    struct gossip_message m = {.type = GOSSIP_FRAGMENT,
-                               .index = (uint32_t)(s->out_at / GOSSIP_FRAGMENT_BYTES),
+    struct gossip_message m = {.type = GOSSIP_PIECE,
+                               .index = (uint32_t)(s->out_at / GOSSIP_PIECE_BYTES),
                                .bytes = bytes_of(s->out.data + s->out_at, count)};
     int len = gossip_message_encode(&m, g->frame, sizeof g->frame);
     ASSERT(len > 0 && (size_t)len + GOSSIP_STREAM_HEAD <= count + 64);

@@ -215,8 +215,8 @@ static bool take_fragment(struct gossip *g, const struct gossip_message *m)
 {
     struct gossip_open_round *r = &g->round;
     size_t left = r->in_expected - r->in_len;
-    size_t wanted = left < GOSSIP_FRAGMENT_BYTES ? left : GOSSIP_FRAGMENT_BYTES;
-    if (left == 0 || m->bytes.len != wanted || (size_t)m->index * GOSSIP_FRAGMENT_BYTES != r->in_len)
+    size_t wanted = left < GOSSIP_PIECE_BYTES ? left : GOSSIP_PIECE_BYTES;
+    if (left == 0 || m->bytes.len != wanted || (size_t)m->index * GOSSIP_PIECE_BYTES != r->in_len)
         return false;
     memcpy(g->buffers[r->buffer].data + r->in_len, m->bytes.data, m->bytes.len);
     crypto_generichash_update(&r->in_hash, m->bytes.data, m->bytes.len);
@@ -253,7 +253,7 @@ void gossip_swap_frame(struct gossip *g, uint64_t now_ns, struct gossip_stream *
 {
     bool right = false;
     ASSERT(g->round.stream == s && g->round.state == GOSSIP_ROUND_SWAPPING);
-    if (m->type == GOSSIP_FRAGMENT)
+    if (m->type == GOSSIP_PIECE)
         right = take_fragment(g, m);
     else if (m->type == GOSSIP_DIGEST)
         right = take_digest(g, s, m);

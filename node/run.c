@@ -68,7 +68,7 @@ static int shape_of(const struct run_config *config, struct train_layout *layout
                                    .count = end - tensor->offset, /* padding travels along as zeros */
                                    .kind = matrix ? GOSSIP_TENSOR_MATRIX : GOSSIP_TENSOR_VECTOR};
     }
-    result = gossip_layout_of(tensors, layout->tensor_count, shape);
+    result = gossip_layout_of(tensors, layout->tensor_count, 1, shape);
     if (result < 0)
         (void)snprintf(why, NODE_ERROR_SIZE, "a model of %zu parameters is too large to be shared",
                        layout->parameter_count);
@@ -127,6 +127,7 @@ static int open_gossip(struct run *run)
     config.self = run->node->identity.id;
     config.run = run->id;
     config.layout = run->shape;
+    config.codecs = (1u << GOSSIP_CODEC_MOD4) - 1;
     config.round_ns = (uint64_t)run->config.round_ms * 1000000;
     config.trace = run->node->trace;
     if (gossip_config_check(&config, &why) < 0)

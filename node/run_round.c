@@ -352,6 +352,10 @@ bool run_drain(struct run *run, uint64_t now_ns)
                 break;
             }
             break;
+        case GOSSIP_EVENT_DECODE: /* our codec mask has no modular codec, so these two do not come */
+        case GOSSIP_EVENT_REPAIR:
+            run_fail(run, "a modular blob was taken that this node cannot decode");
+            break;
         case GOSSIP_EVENT_ADVANCE:
             advance(run, now_ns, event.round);
             break;

@@ -172,7 +172,7 @@ void run_put_member(struct run *run, uint64_t now_ns)
     uint8_t value[GOSSIP_MEMBER_VALUE_MAX];
     struct gossip_member member = {.joined_round = run->joined_round};
     struct node *node = run->node;
-    for (unsigned codec = 0; codec < GOSSIP_CODEC_COUNT; codec++)
+    for (unsigned codec = 0; codec < GOSSIP_CODEC_MOD4; codec++)
         member.codecs |= 1u << codec;
     for (size_t i = 0; i < node->own_addr_count && i < GOSSIP_MEMBER_ADDRS_MAX; i++)
         member.addrs[member.addr_count++] = node->own_addrs[i];
@@ -219,6 +219,8 @@ static void reply_solo(struct reply *r, const struct gossip_counters *counters)
         [GOSSIP_SOLO_SUPERSEDED] = "superseded",
         [GOSSIP_SOLO_NO_BUFFER] = "no-buffer",
         [GOSSIP_SOLO_PAUSED] = "paused",
+        [GOSSIP_SOLO_FAR] = "far",
+        [GOSSIP_SOLO_HERE] = "here",
     };
     reply_map(r, "skipped_by");
     for (size_t reason = 1; counters != NULL && reason < GOSSIP_SOLO_COUNT; reason++) {

@@ -50,7 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 2)
         return 0;
-    enum gossip_codec codec = (enum gossip_codec)(data[0] % GOSSIP_CODEC_COUNT);
+    enum gossip_codec codec = (enum gossip_codec)(data[0] % GOSSIP_CODEC_MOD4);
     size_t count = count_of(codec, size - 1);
     if (count == 0)
         return 0;

@@ -125,8 +125,8 @@ static void well_formed(struct model *m, uint64_t stream)
                                .reason = GOSSIP_BUSY_STALE,
                                .index = index};
     size_t len = (size_t)m->layout.encoded_bytes[f.codec];
-    size_t at = (size_t)index * GOSSIP_FRAGMENT_BYTES < len ? (size_t)index * GOSSIP_FRAGMENT_BYTES : 0;
-    f.bytes = bytes_of(blob + at, len - at < GOSSIP_FRAGMENT_BYTES ? len - at : GOSSIP_FRAGMENT_BYTES);
+    size_t at = (size_t)index * GOSSIP_PIECE_BYTES < len ? (size_t)index * GOSSIP_PIECE_BYTES : 0;
+    f.bytes = bytes_of(blob + at, len - at < GOSSIP_PIECE_BYTES ? len - at : GOSSIP_PIECE_BYTES);
     if ((twist & 0x80) == 0)
         hash_content(bytes_of(blob, len), &f.digest);
     if (f.type == GOSSIP_FETCH && (twist & 0x40) != 0)
@@ -174,7 +174,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct gossip_tensor tensor = {0, PARAMS, GOSSIP_TENSOR_MATRIX};
     struct gossip_config c = gossip_config_default();
     memset(&m, 0, sizeof m);
-    int result = gossip_layout_of(&tensor, 1, &m.layout);
+    int result = gossip_layout_of(&tensor, 1, 1, &m.layout);
     ASSERT(result == ERR_OK);
     c.self.bytes[0] = 3;
     c.run.bytes[0] = 7;

@@ -54,7 +54,7 @@ static void start(void)
 {
     struct gossip_tensor tensor = {0, PARAMS, GOSSIP_TENSOR_MATRIX};
     struct gossip_member_state states[2] = {{.expires_ms = 1}, {.expires_ms = 1}};
-    cr_assert_eq(gossip_layout_of(&tensor, 1, &layout), 0);
+    cr_assert_eq(gossip_layout_of(&tensor, 1, 1, &layout), 0);
     start_end(&low, 1);
     start_end(&high, 2);
     states[0].id = low.id;
@@ -410,13 +410,13 @@ Test(exchange, a_stale_inviter_is_told_where_the_others_are)
 Test(exchange, hostile_frames_end_the_exchange_and_only_that)
 {
     struct gossip_message bad[6] = {
-        {.type = GOSSIP_FRAGMENT,
+        {.type = GOSSIP_PIECE,
          .index = 1,
-         .bytes = bytes_of(low.blob, GOSSIP_FRAGMENT_BYTES)},                    /* out of order */
-        {.type = GOSSIP_FRAGMENT, .index = 0, .bytes = bytes_of(low.blob, 100)}, /* short */
-        {.type = GOSSIP_DIGEST},                                                 /* too early */
-        {.type = GOSSIP_COMMIT},                                                 /* of nothing */
-        {.type = GOSSIP_BUSY, .reason = GOSSIP_BUSY_PAUSED},                     /* too late */
+         .bytes = bytes_of(low.blob, GOSSIP_PIECE_BYTES)},                    /* out of order */
+        {.type = GOSSIP_PIECE, .index = 0, .bytes = bytes_of(low.blob, 100)}, /* short */
+        {.type = GOSSIP_DIGEST},                                              /* too early */
+        {.type = GOSSIP_COMMIT},                                              /* of nothing */
+        {.type = GOSSIP_BUSY, .reason = GOSSIP_BUSY_PAUSED},                  /* too late */
         {.type = GOSSIP_FETCH},
     };
     for (size_t k = 0; k < 6; k++) {
@@ -447,10 +447,10 @@ Test(exchange, a_changed_byte_never_merges)
     struct id digest;
     hash_content(bytes_of(low.blob, low.blob_len), &digest);
     low.blob[77777] ^= 1;
-    for (size_t at = 0; at < low.blob_len; at += GOSSIP_FRAGMENT_BYTES) {
+    for (size_t at = 0; at < low.blob_len; at += GOSSIP_PIECE_BYTES) {
         size_t left = low.blob_len - at;
-        m = (struct gossip_message){.type = GOSSIP_FRAGMENT, .index = (uint32_t)(at / GOSSIP_FRAGMENT_BYTES)};
-        m.bytes = bytes_of(low.blob + at, left < GOSSIP_FRAGMENT_BYTES ? left : GOSSIP_FRAGMENT_BYTES);
+        m = (struct gossip_message){.type = GOSSIP_PIECE, .index = (uint32_t)(at / GOSSIP_PIECE_BYTES)};
+        m.bytes = bytes_of(low.blob + at, left < GOSSIP_PIECE_BYTES ? left : GOSSIP_PIECE_BYTES);
         inject(&high, 1, &m);
     }
     m = (struct gossip_message){.type = GOSSIP_DIGEST, .digest = digest};
@@ -564,7 +564,7 @@ Test(exchange, a_broken_fetch_goes_on_where_it_stopped)
     pump();
     cr_assert_eq(low.fetched.kind, GOSSIP_EVENT_STATE);
     cr_assert_eq(memcmp(fetched_into, high.blob, high.blob_len), 0);
-    cr_assert_eq(counted(&high)->bytes_sent - before, high.blob_len - GOSSIP_FRAGMENT_BYTES);
+    cr_assert_eq(counted(&high)->bytes_sent - before, high.blob_len - GOSSIP_PIECE_BYTES);
     stop();
 }
 

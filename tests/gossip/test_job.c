@@ -24,7 +24,7 @@ static struct side a, b;
 static void prepare(struct side *s, struct numbers *n, enum gossip_codec codec)
 {
     struct gossip_layout layout;
-    cr_assert_eq(gossip_layout_of(tensors, 3, &layout), 0);
+    cr_assert_eq(gossip_layout_of(tensors, 3, 1, &layout), 0);
     s->codec = codec;
     s->len = (size_t)layout.encoded_bytes[codec];
     for (size_t i = 0; i < LEN; i++)

@@ -24,7 +24,7 @@ static struct gossip_message sample(enum gossip_type type)
                                .age_ms = 120,
                                .held_ms = 35,
                                .reason = GOSSIP_BUSY_STALE,
-                               .index = type == GOSSIP_FRAGMENT ? 0 : 3,
+                               .index = type == GOSSIP_PIECE ? 0 : 3,
                                .bytes = bytes_of(data, sizeof data)};
     memset(m.run.bytes, 0x11, ID_BYTES);
     memset(m.view.bytes, 0x22, ID_BYTES);
@@ -77,7 +77,7 @@ Test(message, every_truncation_and_every_extra_byte_is_refused)
         struct gossip_message m = sample((enum gossip_type)type), out;
         int len = gossip_message_encode(&m, wire, sizeof wire);
         cr_assert_gt(len, 0);
-        cr_assert(type == GOSSIP_FRAGMENT || len <= GOSSIP_CONTROL_MAX);
+        cr_assert(type == GOSSIP_PIECE || len <= GOSSIP_CONTROL_MAX);
         for (int cut = 0; cut < len; cut++) {
             uint8_t *exact = malloc((size_t)cut + 1);
             memcpy(exact, wire, (size_t)cut);
@@ -113,25 +113,25 @@ Test(message, unknown_keys_are_skipped_and_missing_ones_are_not)
 
 Test(message, limits)
 {
-    static uint8_t wire[GOSSIP_FRAME_MAX + 64], data[GOSSIP_FRAGMENT_BYTES];
+    static uint8_t wire[GOSSIP_FRAME_MAX + 64], data[GOSSIP_PIECE_BYTES];
     struct gossip_message out,
-        m = {.type = GOSSIP_FRAGMENT, .index = UINT32_MAX, .bytes = bytes_of(data, sizeof data)};
+        m = {.type = GOSSIP_PIECE, .index = UINT32_MAX, .bytes = bytes_of(data, sizeof data)};
     int len = gossip_message_encode(&m, wire, sizeof wire);
-    cr_assert(len > GOSSIP_FRAGMENT_BYTES && len <= GOSSIP_FRAME_MAX);
+    cr_assert(len > GOSSIP_PIECE_BYTES && len <= GOSSIP_FRAME_MAX);
     cr_assert_eq(gossip_message_decode(bytes_of(wire, (size_t)len), &out), 0);
     cr_assert_eq(out.bytes.len, sizeof data);
     struct pack_writer w = pack_writer_of(wire, sizeof wire);
     pack_map(&w, 3);
-    pack_key_uint(&w, 0, GOSSIP_FRAGMENT);
+    pack_key_uint(&w, 0, GOSSIP_PIECE);
     pack_key_uint(&w, 12, 0);
     pack_key_bin(&w, 13, bytes_of(wire, 0));
     cr_assert_eq(gossip_message_decode(bytes_of(wire, pack_writer_len(&w)), &out), ERR_MALFORMED);
     w = pack_writer_of(wire, sizeof wire);
     pack_map(&w, 3);
-    pack_key_uint(&w, 0, GOSSIP_FRAGMENT);
+    pack_key_uint(&w, 0, GOSSIP_PIECE);
     pack_key_uint(&w, 12, 0);
     pack_uint(&w, 13);
-    static uint8_t large[GOSSIP_FRAGMENT_BYTES + 1];
+    static uint8_t large[GOSSIP_PIECE_BYTES + 1];
     pack_bin(&w, bytes_of(large, sizeof large));
     cr_assert_eq(gossip_message_decode(bytes_of(wire, pack_writer_len(&w)), &out), ERR_MALFORMED);
 }

@@ -531,7 +531,7 @@ static void swarm_init(struct swarm *s, size_t count, uint64_t rounds, uint64_t 
     s->rng = rng_of_seeded(&s->stream);
     s->tensors[0] = (struct gossip_tensor){0, SWARM_PARAMS - 100, GOSSIP_TENSOR_MATRIX};
     s->tensors[1] = (struct gossip_tensor){SWARM_PARAMS - 100, 100, GOSSIP_TENSOR_VECTOR};
-    cr_assert_eq(gossip_layout_of(s->tensors, 2, &s->layout), 0);
+    cr_assert_eq(gossip_layout_of(s->tensors, 2, 1, &s->layout), 0);
     rng_fill(&s->rng, &s->run, sizeof s->run);
     for (size_t i = 0; i < count; i++) {
         struct swarm_node *n = &s->nodes[i];
