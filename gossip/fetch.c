@@ -3,8 +3,6 @@
 
 #include "gossip/internal.h"
 
-#define QUEUE(type) (UINT32_C(1) << (type))
-
 static uint64_t slowest_ns(const struct gossip *g, uint64_t bytes)
 {
     double ns = (double)bytes / (double)g->config.serve_rate_min * 1e9;
@@ -45,7 +43,7 @@ void gossip_serve_begin(struct gossip *g, uint64_t now_ns, struct gossip_stream 
     s->deadline_ns = now_ns + g->config.stall_ns;
     s->out = g->state.blob;
     s->out_at = resumes ? (size_t)start : 0;
-    s->queued = QUEUE(GOSSIP_STATE);
+    s->queued = GOSSIP_QUEUE(GOSSIP_STATE);
     g->serving = (struct gossip_serving){
         .stream = s, .from = g->state, .end_ns = now_ns + slowest_ns(g, g->state.blob.len - s->out_at)};
 }
@@ -206,7 +204,7 @@ void gossip_fetch_frame(struct gossip *g, uint64_t now_ns, struct gossip_stream 
     struct gossip_fetching *f = &g->fetch;
     int result = ERR_MALFORMED;
     ASSERT(f->running && f->stream == s);
-    bool asked = (s->queued & QUEUE(GOSSIP_FETCH)) == 0;
+    bool asked = (s->queued & GOSSIP_QUEUE(GOSSIP_FETCH)) == 0;
     if (s->state == GOSSIP_STREAM_ASKED && asked && m->type == GOSSIP_BUSY)
         result = m->reason == GOSSIP_BUSY_EXCHANGING ? ERR_BUSY : ERR_REFUSED;
     else if (s->state == GOSSIP_STREAM_ASKED && asked && m->type == GOSSIP_STATE)

@@ -8,24 +8,31 @@
 #include "base/pack.h"
 #include "gossip/members.h"
 #include "gossip/message.h"
+#include "gossip/wanted.h"
 #include "support/page.h"
 
-static const char *const names[] = {"",       "invite", "accept", "busy", "fragment",
-                                    "digest", "commit", "fetch",  "state"};
+static const char *const names[] = {"",       "invite", "accept", "busy", "piece", "digest",
+                                    "commit", "fetch",  "state",  "want", "repair"};
+
+static bool holds_bytes(int type)
+{
+    return type == GOSSIP_PIECE || type == GOSSIP_WANT || type == GOSSIP_REPAIR;
+}
 
 static struct gossip_message sample(enum gossip_type type)
 {
     static const uint8_t data[4] = {0, 1, 2, 3};
     struct gossip_message m = {.type = type,
                                .round = 42,
-                               .codecs = 7,
+                               .codecs = 63,
                                .codec = type == GOSSIP_STATE ? GOSSIP_CODEC_FP32 : GOSSIP_CODEC_INT8,
                                .param_count = 10928640,
                                .age_ms = 120,
                                .held_ms = 35,
                                .reason = GOSSIP_BUSY_STALE,
-                               .index = type == GOSSIP_PIECE ? 0 : 3,
-                               .bytes = bytes_of(data, sizeof data)};
+                               .index = holds_bytes((int)type) ? 0 : 3,
+                               .bytes = bytes_of(data, sizeof data),
+                               .length = sizeof data};
     memset(m.run.bytes, 0x11, ID_BYTES);
     memset(m.view.bytes, 0x22, ID_BYTES);
     memset(m.schema.bytes, 0x33, ID_BYTES);
@@ -45,7 +52,7 @@ static size_t example(const char *name, uint8_t out[], size_t cap)
 
 Test(message, examples_of_the_protocol_page_decode)
 {
-    for (int type = GOSSIP_INVITE; type <= GOSSIP_STATE; type++) {
+    for (int type = GOSSIP_INVITE; type <= GOSSIP_TYPE_LAST; type++) {
         uint8_t wire[512], again[512];
         struct gossip_message m, expected = sample((enum gossip_type)type);
         size_t len = example(names[type], wire, sizeof wire);
@@ -54,6 +61,30 @@ Test(message, examples_of_the_protocol_page_decode)
         cr_assert_eq(gossip_message_encode(&expected, again, sizeof again), (int)len);
         cr_assert_eq(memcmp(wire, again, len), 0, "%s", names[type]);
     }
+}
+
+Test(message, the_lists_of_the_page_say_what_it_says)
+{
+    static const uint64_t expected[4] = {0, 2, 5, 9};
+    uint8_t wire[512];
+    struct gossip_message m;
+    uint64_t last = UINT64_MAX, block;
+    size_t len = example("want", wire, sizeof wire);
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, len), &m), 0);
+    cr_assert_eq(gossip_wanted_check(m.bytes, 20), 4);
+    struct reader r = reader_of(m.bytes);
+    for (int i = 0; i < 4; i++)
+        cr_assert(gossip_wanted_next(&r, &last, &block) && block == expected[i]);
+    cr_assert(!gossip_wanted_next(&r, &last, &block) && !r.failed);
+    len = example("want-none", wire, sizeof wire);
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, len), &m), 0);
+    cr_assert(m.type == GOSSIP_WANT && m.bytes.len == 0 && m.length == 0);
+    cr_assert_eq(wire[len - 1], 0);
+    wire[len - 1] = 1; /* says that a list follows, and has nothing of it */
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, len), &m), ERR_MALFORMED);
+    len = example("want", wire, sizeof wire);
+    wire[len - 1] = 0; /* says that the list is empty, and has bytes */
+    cr_assert_eq(gossip_message_decode(bytes_of(wire, len), &m), ERR_MALFORMED);
 }
 
 Test(message, register_examples_of_the_protocol_page_decode)
@@ -72,12 +103,12 @@ Test(message, register_examples_of_the_protocol_page_decode)
 
 Test(message, every_truncation_and_every_extra_byte_is_refused)
 {
-    for (int type = GOSSIP_INVITE; type <= GOSSIP_STATE; type++) {
+    for (int type = GOSSIP_INVITE; type <= GOSSIP_TYPE_LAST; type++) {
         uint8_t wire[512];
         struct gossip_message m = sample((enum gossip_type)type), out;
         int len = gossip_message_encode(&m, wire, sizeof wire);
         cr_assert_gt(len, 0);
-        cr_assert(type == GOSSIP_PIECE || len <= GOSSIP_CONTROL_MAX);
+        cr_assert(holds_bytes(type) || len <= GOSSIP_CONTROL_MAX);
         for (int cut = 0; cut < len; cut++) {
             uint8_t *exact = malloc((size_t)cut + 1);
             memcpy(exact, wire, (size_t)cut);
@@ -145,7 +176,7 @@ Test(message, other_versions_and_unknown_runs)
     cr_assert_eq(gossip_message_run(bytes_of(wire, (size_t)len), &run), 0);
     cr_assert(id_equal(&run, &m.run));
     cr_assert_eq(wire[4], GOSSIP_VERSION); /* map, type key, type, version key, version */
-    wire[4] = 2;
+    wire[4] = 1;
     cr_assert_eq(gossip_message_decode(bytes_of(wire, (size_t)len), &out), ERR_VERSION);
     len = (int)gossip_message_unknown_run(wire);
     cr_assert_eq(gossip_message_decode(bytes_of(wire, (size_t)len), &out), 0);
