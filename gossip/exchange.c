@@ -54,7 +54,7 @@ static uint64_t blob_area(const struct gossip_config *config)
             if ((config->codecs >> codec & 1) == 0)
                 continue;
             uint64_t bytes = aligned(config->layout.fragment_bytes[f][codec]);
-            if (gossip_codec_bits((enum gossip_codec)codec) != 0)
+            if (gossip_is_modular((enum gossip_codec)codec))
                 bytes += aligned(gossip_layout_repair_max(&config->layout, f));
             largest = bytes > largest ? bytes : largest;
         }
@@ -66,7 +66,7 @@ static uint64_t list_area(const struct gossip_config *config)
 {
     uint64_t largest = 0;
     for (size_t f = 0; f < config->layout.fragment_count; f++) {
-        uint64_t bytes = aligned(gossip_wanted_bytes_max(config->layout.fragment_blocks[f]));
+        uint64_t bytes = aligned(gossip_list_bytes_max(&config->layout, f));
         largest = bytes > largest ? bytes : largest;
     }
     return largest;

@@ -26,7 +26,6 @@
 #include "gossip/members.h"
 #include "gossip/message.h"
 #include "gossip/tensor.h"
-#include "gossip/wanted.h"
 
 enum {
     GOSSIP_LANES = 2,        /* exchanges in flight */
@@ -82,7 +81,7 @@ MUST_USE int gossip_round(struct gossip *g, uint64_t now_ns, uint64_t round, con
  * the fragment, ERR_EXISTS: set already; the blob is not taken then. */
 MUST_USE int gossip_set_outgoing(struct gossip *g, uint64_t now_ns, uint64_t round, enum gossip_codec codec,
                                  struct bytes blob, uint64_t cookie);
-/* Answer to DECODE: list (gossip/wanted.h) names the blocks of the partner's blob that are wrong;
+/* Answer to DECODE: list (gossip_indices_encode) names the blocks of the partner's blob that are wrong;
  * repair_bytes is what they take as int8.  An empty list (repair_bytes 0): none is.  The list is borrowed
  * until RELEASE with this cookie unless an error is returned.  ERR_STALE: the round has its outcome already;
  * ERR_INVALID: not a valid list, more than half of the blocks (gossip_refuse instead), or more bytes than so

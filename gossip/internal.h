@@ -9,6 +9,7 @@
 #include <sodium.h>
 
 #include "base/ring.h"
+#include "gossip/codec_modular.h"
 #include "gossip/exchange.h"
 
 enum {
@@ -242,6 +243,18 @@ struct gossip {
     struct gossip_counters counters;
     uint8_t frame[GOSSIP_FRAME_MAX];
 };
+
+static inline bool gossip_is_modular(enum gossip_codec codec)
+{
+    return (GOSSIP_CODECS_PLAIN >> codec & 1) == 0;
+}
+
+/* Bytes that hold every list of at most half of a fragment's blocks. */
+static inline size_t gossip_list_bytes_max(const struct gossip_layout *layout, size_t fragment)
+{
+    size_t blocks = (size_t)layout->fragment_blocks[fragment];
+    return gossip_indices_bytes_max(blocks, blocks / 2);
+}
 
 /* exchange.c */
 void gossip_emit(struct gossip *g, const struct gossip_event *event);

@@ -10,7 +10,6 @@
  * every answer has come. */
 #include <string.h>
 
-#include "gossip/codec.h"
 #include "gossip/internal.h"
 
 static void extend(struct gossip *g, uint64_t now_ns, struct gossip_exchange *x, uint64_t bytes)
@@ -41,6 +40,13 @@ void gossip_repair_decode(struct gossip *g, uint64_t now_ns, struct gossip_excha
                                           .peer = x->partner,
                                           .codec = x->in.codec,
                                           .blob = bytes_of(buffer->data, x->in.len)});
+}
+
+/* How many blocks of this fragment a list names, half of them at most; negative: it is no such list. */
+static int blocks_of(const struct gossip *g, size_t fragment, struct bytes list)
+{
+    size_t blocks = (size_t)g->config.layout.fragment_blocks[fragment];
+    return gossip_indices_decode(list, blocks, NULL, blocks / 2);
 }
 
 static struct gossip_buffer *find_buffer(struct gossip *g, uint64_t round, bool decode)
@@ -74,7 +80,7 @@ int gossip_set_wanted(struct gossip *g, uint64_t now_ns, uint64_t round, struct 
     if (buffer == NULL)
         return ERR_NOT_FOUND;
     size_t fragment = gossip_layout_fragment(&g->config.layout, round);
-    int blocks = gossip_wanted_check(list, g->config.layout.fragment_blocks[fragment]);
+    int blocks = blocks_of(g, fragment, list);
     if (blocks < 0 || (blocks == 0) != (repair_bytes == 0) ||
         repair_bytes > repair_bytes_max(g, fragment, (size_t)blocks))
         return ERR_INVALID;
@@ -140,7 +146,7 @@ int gossip_set_repair(struct gossip *g, uint64_t now_ns, uint64_t round, struct 
 static bool take_list(struct gossip *g, uint64_t now_ns, struct gossip_exchange *x, struct bytes list)
 {
     struct gossip_buffer *buffer = &g->buffers[x->buffer];
-    int blocks = gossip_wanted_check(list, g->config.layout.fragment_blocks[x->fragment]);
+    int blocks = blocks_of(g, x->fragment, list);
     if (blocks < 0)
         return false;
     if (blocks == 0) {
@@ -167,7 +173,7 @@ bool gossip_repair_want(struct gossip *g, uint64_t now_ns, struct gossip_exchang
     uint8_t *list = g->buffers[x->buffer].data + g->list_at;
     bool asked = out->state == GOSSIP_OUT_SENT && (x->stream->queued & GOSSIP_QUEUE(GOSSIP_DIGEST)) == 0;
     if (!asked || (out->list_len > 0 && m->length != out->list_expected) ||
-        m->length > gossip_wanted_bytes_max(g->config.layout.fragment_blocks[x->fragment]))
+        m->length > gossip_list_bytes_max(&g->config.layout, x->fragment))
         return false;
     out->list_expected = (size_t)m->length;
     size_t left = out->list_expected - out->list_len;

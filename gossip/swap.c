@@ -261,7 +261,7 @@ static bool take_digest(struct gossip *g, uint64_t now_ns, struct gossip_exchang
     crypto_generichash_final(&so_far, x->stream->received.bytes, ID_BYTES);
     if (!id_equal(&x->stream->received, &m->digest))
         return false;
-    if (blob && gossip_codec_bits(x->in.codec) != 0)
+    if (blob && gossip_is_modular(x->in.codec))
         gossip_repair_decode(g, now_ns, x);
     else
         gossip_swap_hold(x, now_ns);
@@ -317,7 +317,7 @@ void gossip_swap_sent(struct gossip_exchange *x)
     ASSERT(x->out.state == GOSSIP_OUT_BLOB || x->out.state == GOSSIP_OUT_REPAIRING);
     crypto_generichash_state so_far = x->out.hash;
     crypto_generichash_final(&so_far, x->stream->digest.bytes, ID_BYTES);
-    bool modular = gossip_codec_bits(x->codec) != 0;
+    bool modular = gossip_is_modular(x->codec);
     x->out.state = x->out.state == GOSSIP_OUT_BLOB && modular ? GOSSIP_OUT_SENT : GOSSIP_OUT_DONE;
     x->stream->queued |= GOSSIP_QUEUE(GOSSIP_DIGEST);
 }

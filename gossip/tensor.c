@@ -47,14 +47,13 @@ static void measure_fragment(struct gossip_layout *layout, size_t fragment,
                              const struct gossip_tensor tensors[])
 {
     const struct gossip_fragment *f = &layout->fragments[fragment];
-    for (size_t i = f->first_tensor; i < f->first_tensor + f->tensor_count; i++) {
-        layout->fragment_blocks[fragment] += (tensors[i].count + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK;
-        for (int codec = 0; codec < GOSSIP_CODEC_COUNT; codec++)
-            layout->fragment_bytes[fragment][codec] +=
-                gossip_encoded_bytes((enum gossip_codec)codec, tensors[i].count);
+    const struct gossip_tensor *span = &tensors[f->first_tensor];
+    layout->fragment_blocks[fragment] = gossip_block_count(span, f->tensor_count);
+    for (int codec = 0; codec < GOSSIP_CODEC_COUNT; codec++) {
+        uint64_t bytes = gossip_blob_bytes((enum gossip_codec)codec, span, f->tensor_count);
+        layout->fragment_bytes[fragment][codec] = bytes;
+        layout->encoded_bytes[codec] += bytes;
     }
-    for (int codec = 0; codec < GOSSIP_CODEC_COUNT; codec++)
-        layout->encoded_bytes[codec] += layout->fragment_bytes[fragment][codec];
 }
 
 int gossip_layout_of(const struct gossip_tensor *tensors, size_t tensor_count, size_t fragments,

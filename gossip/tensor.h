@@ -3,7 +3,6 @@
 #ifndef DUNLIN_GOSSIP_TENSOR_H
 #define DUNLIN_GOSSIP_TENSOR_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,7 +13,6 @@
 enum {
     GOSSIP_TENSORS_MAX = 4096, /* tensors of one model */
     GOSSIP_BLOCK = 256,        /* values sharing one scale or step; blocks end with their tensor */
-    GOSSIP_LATTICE_HEAD = 4,   /* bytes before the residues of a block: step (bf16), checksum (u16) */
 };
 
 #define GOSSIP_PARAMS_MAX (UINT64_C(1) << 32) /* parameters of one model: 16 GiB of float32 */
@@ -38,20 +36,14 @@ enum gossip_codec {
     GOSSIP_CODEC_BF16 = 1, /* little-endian bfloat16, 2 bytes a value, round to nearest even */
     GOSSIP_CODEC_INT8 =
         2, /* per block: float32 scale, then a signed byte a value; about 1.016 bytes a value */
-    GOSSIP_CODEC_MOD4 = 3, /* modular, 4 bits a value: about 0.516 bytes */
-    GOSSIP_CODEC_MOD3 = 4, /* 3 bits: about 0.391 bytes */
-    GOSSIP_CODEC_MOD2 = 5, /* 2 bits: about 0.266 bytes */
+    GOSSIP_CODEC_MOD4 = 3, /* modular, gossip/codec_modular.h: 4 bits a value and 4 bytes a block */
+    GOSSIP_CODEC_MOD3 = 4, /* 3 bits */
+    GOSSIP_CODEC_MOD2 = 5, /* 2 bits */
     GOSSIP_CODEC_COUNT
 };
 
-/* Bits a value of a modular codec; 0 for the others. */
-static inline unsigned gossip_codec_bits(enum gossip_codec codec)
-{
-    return codec == GOSSIP_CODEC_MOD4   ? 4
-           : codec == GOSSIP_CODEC_MOD3 ? 3
-           : codec == GOSSIP_CODEC_MOD2 ? 2
-                                        : 0;
-}
+/* Codecs whose blob can be decoded alone, without the receiver's own weights, as a mask of 1 << codec. */
+enum { GOSSIP_CODECS_PLAIN = 1 << GOSSIP_CODEC_FP32 | 1 << GOSSIP_CODEC_BF16 | 1 << GOSSIP_CODEC_INT8 };
 
 /* What two members must have in common before they exchange, and how large each encoding is.  Blocks of a
  * fragment are numbered from 0 in the order of its values. */

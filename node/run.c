@@ -127,7 +127,7 @@ static int open_gossip(struct run *run)
     config.self = run->node->identity.id;
     config.run = run->id;
     config.layout = run->shape;
-    config.codecs = (1u << GOSSIP_CODEC_MOD4) - 1;
+    config.codecs = GOSSIP_CODECS_PLAIN;
     config.round_ns = (uint64_t)run->config.round_ms * 1000000;
     config.trace = run->node->trace;
     if (gossip_config_check(&config, &why) < 0)

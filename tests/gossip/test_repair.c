@@ -4,7 +4,7 @@
 
 enum { BLOCKS = (PARAMS + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK, BLOCK_BYTES = GOSSIP_BLOCK + 4 };
 
-static uint8_t lists[2][BLOCKS], repairs[2][BLOCKS * BLOCK_BYTES];
+static uint8_t lists[2][2 * BLOCKS], repairs[2][BLOCKS * BLOCK_BYTES];
 
 /* Both send modular blobs of round 1, which are decoded by whoever answers. */
 static void start_modular(void)
@@ -17,18 +17,14 @@ static void start_modular(void)
     pump();
 }
 
-static int answer_with(struct end *e, uint64_t round, const uint64_t blocks[], size_t count, uint8_t list[])
+static int answer_with(struct end *e, uint64_t round, const uint32_t blocks[], size_t count, uint8_t list[])
 {
-    struct writer w = writer_of(list, BLOCKS);
-    uint64_t last = UINT64_MAX;
-    for (size_t i = 0; i < count; i++)
-        gossip_wanted_add(&w, &last, blocks[i]);
-    return gossip_set_wanted(e->g, now, round, bytes_of(list, writer_len(&w)), count * BLOCK_BYTES,
-                             50 + round);
+    size_t len = gossip_indices_encode(count, blocks, list, 2 * BLOCKS);
+    return gossip_set_wanted(e->g, now, round, bytes_of(list, len), count * BLOCK_BYTES, 50 + round);
 }
 
 /* Answers e's DECODE with these blocks. */
-static int answer(struct end *e, const uint64_t blocks[], size_t count)
+static int answer(struct end *e, const uint32_t blocks[], size_t count)
 {
     int result = answer_with(e, 1, blocks, count, lists[e == &high]);
     events(e);
@@ -45,7 +41,7 @@ static int repair(struct end *e, size_t count)
     return result;
 }
 
-static const uint64_t some[3] = {0, 7, 130};
+static const uint32_t some[3] = {0, 7, 130};
 
 Test(repair, wrong_blocks_come_again_both_ways)
 {
@@ -57,7 +53,7 @@ Test(repair, wrong_blocks_come_again_both_ways)
     cr_assert_eq(answer(&low, some, 3), 0);
     cr_assert_eq(answer(&low, some, 3), ERR_NOT_FOUND);
     pump();
-    cr_assert(high.repairs == 1 && gossip_wanted_check(high.repair.list, BLOCKS) == 3);
+    cr_assert(high.repairs == 1 && gossip_indices_decode(high.repair.list, BLOCKS, NULL, BLOCKS) == 3);
     cr_assert_eq(answer(&high, some, 2), 0);
     pump();
     cr_assert_eq(repair(&high, 3), 0);
@@ -70,9 +66,9 @@ Test(repair, wrong_blocks_come_again_both_ways)
     cr_assert_eq(low.merged.repair.len, 3 * BLOCK_BYTES);
     cr_assert_eq(memcmp(low.merged.repair.data, repairs[1], 3 * BLOCK_BYTES), 0);
     cr_assert_eq(memcmp(low.merged.blob.data, high.blob, low.merged.blob.len), 0);
-    cr_assert_eq(gossip_wanted_check(low.merged.list, BLOCKS), 2); /* of our blob */
+    cr_assert_eq(gossip_indices_decode(low.merged.list, BLOCKS, NULL, BLOCKS), 2); /* of our blob */
     cr_assert_eq(high.merged.repair.len, 2 * BLOCK_BYTES);
-    cr_assert_eq(gossip_wanted_check(high.merged.list, BLOCKS), 3);
+    cr_assert_eq(gossip_indices_decode(high.merged.list, BLOCKS, NULL, BLOCKS), 3);
     cr_assert(low.releases == 3 && high.releases == 3);
     const struct gossip_counters *c = counted(&low);
     cr_assert(c->blocks_wanted == 3 && c->blocks_repaired == 2);
@@ -116,9 +112,9 @@ Test(repair, one_side_may_be_plain)
 Test(repair, answers_that_make_no_sense_stay_owed)
 {
     start_modular();
-    uint64_t all[BLOCKS];
+    uint32_t all[BLOCKS];
     for (size_t i = 0; i < BLOCKS; i++)
-        all[i] = i;
+        all[i] = (uint32_t)i;
     cr_assert_eq(answer(&low, all, BLOCKS / 2 + 1), ERR_INVALID);
     cr_assert_eq(gossip_set_wanted(low.g, now, 1, bytes_of("\x80", 1), 260, 1), ERR_INVALID);
     cr_assert_eq(gossip_set_wanted(low.g, now, 1, bytes_of("\x05", 1), 0, 1), ERR_INVALID);
@@ -338,25 +334,25 @@ Test(repair, a_repair_is_of_the_agreed_length_and_right)
 Test(repair, long_lists_and_repairs_go_out_in_several_frames)
 {
     enum { MANY = 130000 }; /* blocks; half of them is a list of more than one piece */
-    size_t count = MANY / 2, len = gossip_wanted_bytes_max(MANY), bytes = count * BLOCK_BYTES;
-    uint8_t *list = malloc(len), *fixed = malloc(bytes);
-    struct writer w = writer_of(list, len);
-    uint64_t last = UINT64_MAX;
+    size_t count = MANY / 2, cap = gossip_indices_bytes_max(MANY, count), bytes = count * BLOCK_BYTES;
+    uint8_t *list = malloc(cap), *fixed = malloc(bytes);
+    uint32_t *blocks = malloc(count * sizeof *blocks);
     start_with((size_t)MANY * GOSSIP_BLOCK, 1, 1, 1u << GOSSIP_CODEC_MOD2);
     begin(1);
     connect_ends(&low, &high);
     pump();
     cr_assert_eq(low.decodes, 1);
     for (size_t i = 0; i < count; i++)
-        gossip_wanted_add(&w, &last, 2 * i + 1);
+        blocks[i] = (uint32_t)(2 * i + 1);
+    size_t len = gossip_indices_encode(count, blocks, list, cap);
     for (size_t i = 0; i < bytes; i++)
         fixed[i] = (uint8_t)(i * 13 + i / 1000);
-    cr_assert_gt(writer_len(&w), GOSSIP_PIECE_BYTES);
-    cr_assert_eq(gossip_set_wanted(low.g, now, 1, bytes_of(list, writer_len(&w)), bytes, 5), 0);
+    cr_assert_gt(len, GOSSIP_PIECE_BYTES);
+    cr_assert_eq(gossip_set_wanted(low.g, now, 1, bytes_of(list, len), bytes, 5), 0);
     cr_assert_eq(gossip_set_wanted(high.g, now, 1, bytes_of(NULL, 0), 0, 5), 0);
     pump();
-    cr_assert(high.repairs == 1 && high.repair.list.len == writer_len(&w));
-    cr_assert_eq(memcmp(high.repair.list.data, list, writer_len(&w)), 0);
+    cr_assert(high.repairs == 1 && high.repair.list.len == len);
+    cr_assert_eq(memcmp(high.repair.list.data, list, len), 0);
     cr_assert_eq(gossip_set_repair(high.g, now, 1, bytes_of(fixed, bytes), 6), 0);
     pump();
     cr_assert(low.merges == 1 && high.merges == 1 && low.merged.repair.len == bytes);
@@ -364,5 +360,6 @@ Test(repair, long_lists_and_repairs_go_out_in_several_frames)
     cr_assert_eq(counted(&low)->repair_bytes_received, bytes);
     stop();
     free(list);
+    free(blocks);
     free(fixed);
 }

@@ -424,13 +424,15 @@ static void swarm_init(struct swarm *s, size_t count, size_t fragments, uint64_t
         n->block = aligned_alloc(64, (gossip_size_bytes(&config) + 63) / 64 * 64);
         n->g = gossip_init(n->block, gossip_size_bytes(&config), &config);
         n->phi = calloc(SWARM_PARAMS, sizeof(float));
+        n->delta = calloc(SWARM_PARAMS, sizeof(float));
         for (size_t k = 0; k < SWARM_PARAMS; k++)
             n->phi[k] = (float)((k * 37 + (k / 900 % 7 == 0 ? i * 11 : 0)) % 101) / 101.0f;
         for (size_t k = 0; k < SWARM_SLOTS; k++) {
             n->slots[k].theta = calloc(SWARM_PARAMS, sizeof(float));
             n->slots[k].result = calloc(SWARM_PARAMS, sizeof(float));
             n->slots[k].blob = malloc(4 * SWARM_PARAMS);
-            n->slots[k].list = malloc(SWARM_BLOCKS);
+            n->slots[k].list = malloc(2 * SWARM_BLOCKS);
+            n->slots[k].wanted = calloc(SWARM_BLOCKS, sizeof(uint32_t));
             n->slots[k].repair = malloc(2 * SWARM_PARAMS);
         }
         swarm_push(s, (struct swarm_event){.order.key = swarm_between(s, 1, 1 + faults.start_spread),
@@ -476,9 +478,11 @@ static void swarm_deinit(struct swarm *s)
             free(n->slots[k].result);
             free(n->slots[k].blob);
             free(n->slots[k].list);
+            free(n->slots[k].wanted);
             free(n->slots[k].repair);
         }
         free(n->phi);
+        free(n->delta);
         free(n->block);
     }
     free(s->heap.items);

@@ -8,8 +8,9 @@
 
 #include "base/heap.h"
 #include "base/rng.h"
+#include "gossip/codec_modular.h"
 #include "gossip/exchange.h"
-#include "sim/lattice_model.h"
+#include "gossip/merge/job.h"
 
 enum {
     SWARM_MAX = 24,
@@ -69,7 +70,8 @@ struct swarm_snapshot {
     struct bytes partner_blob, partner_repair, partner_list; /* lent by MERGE */
     struct bytes decode_blob, repair_list;                   /* lent by DECODE, REPAIR */
     uint8_t *blob, *list, *repair;
-    size_t len, list_len, repair_len;
+    size_t len, list_len, repair_len, wanted_count;
+    uint32_t *wanted; /* blocks of the partner's blob that list names */
 };
 
 struct swarm_outcome {
@@ -86,7 +88,10 @@ struct swarm_node {
     uint64_t next_boundary, round_epoch; /* round_epoch voids timers that were overtaken */
     uint64_t frozen_until, thawed_at, thawed_before;
     uint64_t armed, newest;
-    float *phi;
+    float *phi, *delta;
+    float distances[GOSSIP_FRAGMENTS_MAX]
+                   [SWARM_BLOCKS]; /* of the blocks, at the last merge of the fragment */
+    struct gossip_history history[GOSSIP_FRAGMENTS_MAX];
     bool far[SWARM_MAX]; /* int8 next time with this one */
     struct swarm_snapshot slots[SWARM_SLOTS];
     struct swarm_outcome outcomes[SWARM_ROUNDS];
