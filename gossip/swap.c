@@ -80,7 +80,8 @@ static void accept_invite(struct gossip *g, uint64_t now_ns, struct gossip_excha
     }
     uint64_t late = now_ns - x->began_ns + 1;
     g->wait_ns = g->wait_ns == 0 ? late : g->wait_ns - g->wait_ns / 4 + late / 4;
-    gossip_tell_phase(g, now_ns, m->round, invite_age_ns(s, now_ns));
+    if (x->round == g->round) /* else both have moved their boundaries since */
+        gossip_tell_phase(g, now_ns, m->round, invite_age_ns(s, now_ns));
     begin_swap(g, now_ns, x, s, m->codec);
     s->queued |= GOSSIP_QUEUE(GOSSIP_ACCEPT);
 }
@@ -198,7 +199,8 @@ static void take_accept(struct gossip *g, uint64_t now_ns, struct gossip_exchang
     uint64_t waited = now_ns - x->stream->asked_ns;
     uint64_t rtt = waited > held ? waited - held : 1;
     path->rtt_ns = path->rtt_ns == 0 ? rtt : path->rtt_ns - path->rtt_ns / 4 + rtt / 4;
-    gossip_tell_phase(g, now_ns, m->round, (uint64_t)m->age_ms * GOSSIP_NS_PER_MS + rtt / 2);
+    if (x->round == g->round)
+        gossip_tell_phase(g, now_ns, m->round, (uint64_t)m->age_ms * GOSSIP_NS_PER_MS + rtt / 2);
     begin_swap(g, now_ns, x, x->stream, m->codec);
 }
 

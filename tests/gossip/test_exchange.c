@@ -514,6 +514,46 @@ Test(exchange, two_rounds_run_at_once_and_end_in_any_order)
     stop();
 }
 
+Test(exchange, phases_are_told_by_the_newest_round_only)
+{
+    start_with(PARAMS, 5, 5, all_codecs);
+    begin(1);
+    now += ROUND;
+    round_of(&low, 2);
+    now += 20 * MS;
+    round_of(&high, 2);
+    connect_ends(&low, &high); /* of round 1, whose boundaries have been moved since */
+    pump();
+    cr_assert(low.merges == 1 && high.merges == 1 && low.last.round == 1);
+    cr_assert(high.phase.shift_ns == 0 && low.phase.shift_ns == 0);
+    outgoing(&low, 2);
+    outgoing(&high, 2);
+    pump();
+    connect_ends(&low, &high);
+    pump();
+    cr_assert_eq(low.merges, 2);
+    cr_assert_eq(high.phase.shift_ns, (int64_t)(10 * MS)); /* low's round 2 is 20 ms older */
+    cr_assert_eq(low.phase.shift_ns, -(int64_t)(10 * MS));
+    stop();
+}
+
+Test(exchange, an_invite_of_the_round_before_says_how_old_that_one_is)
+{
+    start_with(PARAMS, 5, 5, all_codecs);
+    begin(1);
+    gossip_pause(high.g, now, true); /* gives round 1 up */
+    gossip_pause(high.g, now, false);
+    now += ROUND;
+    round_of(&low, 2);
+    round_of(&high, 2);
+    connect_ends(&low, &high);
+    pump();
+    cr_assert_eq(counted(&low)->solo[GOSSIP_SOLO_BUSY], 1);
+    cr_assert(high.phase.shift_ns == 0 &&
+              low.phase.shift_ns == 0); /* round 1 is one round old on both sides */
+    stop();
+}
+
 Test(exchange, a_third_round_takes_the_lane_of_the_first)
 {
     start_with(PARAMS, 5, 5, all_codecs);
