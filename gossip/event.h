@@ -40,8 +40,8 @@ enum gossip_solo {
 };
 
 enum gossip_event_kind {
-    GOSSIP_EVENT_MERGE,  /* the round's outcome: all but err, solo, list's owner below */
-    GOSSIP_EVENT_SOLO,   /* the other outcome: round, fragment, solo, peer (zero: none), err, times, bytes */
+    GOSSIP_EVENT_MERGE,  /* one outcome of a round: all but solo, err and cookie */
+    GOSSIP_EVENT_SOLO,   /* the other: round, fragment, solo, peer (zero: none), err, times, bytes */
     GOSSIP_EVENT_DECODE, /* round, fragment, peer, codec (modular), blob: answer with gossip_set_wanted or
                           * gossip_refuse, even when the round's outcome comes first */
     GOSSIP_EVENT_REPAIR, /* round, fragment, peer, list: blocks of our blob that the partner could not decode;
