@@ -10,6 +10,8 @@
  *   R = GOSSIP_KAPPA * max(rms(theta - phi), 0.7 * rms of the last distance seen in this block)
  *   s = R / 2^(b-1), at least 2^-21 of the block's largest weight (so that |k| <= 2^21, exact in float32)
  *       and GOSSIP_STEP_MIN, rounded up to bfloat16 before it is used by either side
+ * Values carry noise of up to s / 2: at 4 and 3 bits less than the distances, so that averaging contracts
+ * them; at 2 bits about as much, which training bears and a final merge does not: use 3 or more there.
  *
  * What is exact: the decoded value is (float)k * s, computed alike by both, so a partner's right block is bit
  * for bit what the sender has from gossip_modular_values on its own blob with its own theta; a repaired block
@@ -29,8 +31,10 @@
 
 #define GOSSIP_KAPPA           6.0f /* default range, in rms distances: about 0.1 % of values wrap */
 #define GOSSIP_DISTANCE_WEIGHT 0.7f /* of the last distance seen, against the own way since phi */
-#define GOSSIP_STEP_MIN        0x1p-100f
-#define GOSSIP_STEP_MAX        0x1p79f /* times GOSSIP_WHOLE_MAX it reaches GOSSIP_VALUE_MAX */
+#define GOSSIP_DISTANCE_DECAY                                                                                \
+    0.7f /* a distance fades by this per exchange: one round of pairs takes 1/sqrt(2) */
+#define GOSSIP_STEP_MIN 0x1p-100f
+#define GOSSIP_STEP_MAX 0x1p79f /* times GOSSIP_WHOLE_MAX it reaches GOSSIP_VALUE_MAX */
 
 enum {
     GOSSIP_WHOLE_MAX = 1 << 21,    /* magnitude of k; larger ones are sent in int8 */
