@@ -390,3 +390,9 @@ int gossip_modular_check(enum gossip_codec codec, const struct gossip_tensor ten
     }
     return found > most ? ERR_REFUSED : (int)found;
 }
+
+void gossip_distances_widen(size_t blocks, float distances[])
+{
+    for (size_t i = 0; i < blocks; i++)
+        distances[i] = distances[i] < GOSSIP_VALUE_MAX / 2 ? 2 * distances[i] : GOSSIP_VALUE_MAX;
+}

@@ -75,17 +75,22 @@ MUST_USE int gossip_modular_values(enum gossip_codec codec, size_t count, const 
                                    const float own[restrict], float values[restrict],
                                    uint8_t wrong[restrict]);
 
-/* Looks through a partner's whole blob for blocks to be repaired.  One pass, about 2 KiB of stack.
+/* Looks through a partner's whole blob for blocks to be repaired.  One pass, about 8 KiB of stack.
  *   own     the receiver's snapshot of the same round, from the span's first value
  *   wanted  [gossip_wanted_max]  written: indices of wrong blocks, ascending
- * Returns how many.  ERR_REFUSED: more than half are wrong: the partner is too far, take a solo step and use
- * int8 with it next time.  ERR_MALFORMED: wrong length, or as above: count as hostile.  ERR_NOT_FINITE: own
- * weights are broken.  ERR_INVALID: not a modular codec. */
+ * Returns how many.  ERR_REFUSED: more than half are wrong: the partner is too far, take a solo step, call
+ * gossip_distances_widen, and use int8 with it next time (gossip_nearness_far).  ERR_MALFORMED: wrong length,
+ * or as above: count as hostile.  ERR_NOT_FINITE: own weights are broken.  ERR_INVALID: not a modular codec.
+ */
 MUST_USE int gossip_modular_check(enum gossip_codec codec, const struct gossip_tensor tensors[],
                                   size_t tensor_count, struct bytes blob, const float own[restrict],
                                   uint32_t wanted[restrict]);
 /* Most indices of one list: half of the span's blocks, rounded down. */
 size_t gossip_wanted_max(const struct gossip_tensor tensors[], size_t tensor_count);
+
+/* After a refusal, on both sides: doubles what is known of distances, [blocks] as gossip_merge_job leaves
+ * them, so that a member that lags behind its swarm is not refused by the next partner as well. */
+void gossip_distances_widen(size_t blocks, float distances[]);
 
 /* The list on the wire: for each index its difference to the one before, less 1 (the first: itself), as
  * LEB128 of at most 5 bytes without superfluous ones.  Ascending, without repetition, by construction.
