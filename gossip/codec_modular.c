@@ -20,25 +20,6 @@ enum {
     SLACK = 16, /* steps by which own weights may lie outside of what a sender may send */
 };
 
-/* One bit plane of a block; nothing crosses a byte, so the order of bytes in a word does not matter. */
-typedef uint64_t plane_lanes __attribute__((vector_size(GOSSIP_BLOCK / 8)));
-
-/* A step in its wire form, so that nobody computes with the unrounded one: rounded up to bfloat16. */
-static uint16_t step_round(float step)
-{
-    uint32_t bits;
-    memcpy(&bits, &step, sizeof bits);
-    return (uint16_t)((bits + 0xffffu) >> 16);
-}
-
-static float step_value(uint16_t half)
-{
-    uint32_t bits = (uint32_t)half << 16;
-    float step;
-    memcpy(&step, &bits, sizeof step);
-    return step;
-}
-
 static bool step_legal(float step)
 {
     return step >= GOSSIP_STEP_MIN && step <= GOSSIP_STEP_MAX; /* false for NaN */
@@ -68,59 +49,6 @@ INLINE uint16_t checksum_end(const word_lanes *state)
         words[i] += words[i + 4];
     uint32_t sum = (words[0] + words[2]) + (words[1] + words[3]);
     return (uint16_t)(sum ^ sum >> 16);
-}
-
-/* Bit planes of a whole block: byte i of a plane takes its bit j from value i + 32 j. */
-INLINE void pack_whole(unsigned bits, const uint8_t residue[restrict GOSSIP_BLOCK], uint8_t out[restrict])
-{
-    plane_lanes packed[4] = {{0}};
-    for (unsigned j = 0; j < 8; j++) {
-        plane_lanes values;
-        memcpy(&values, residue + sizeof values * j, sizeof values);
-        for (unsigned plane = 0; plane < bits; plane++)
-            packed[plane] |= (values >> plane & UINT64_C(0x0101010101010101)) << j;
-    }
-    memcpy(out, packed, bits * sizeof packed[0]);
-}
-
-INLINE void unpack_whole(unsigned bits, const uint8_t in[restrict], uint8_t residue[restrict GOSSIP_BLOCK])
-{
-    plane_lanes packed[4];
-    memcpy(packed, in, bits * sizeof packed[0]);
-    for (unsigned j = 0; j < 8; j++) {
-        plane_lanes values = {0};
-        for (unsigned plane = 0; plane < bits; plane++)
-            values |= (packed[plane] >> j & UINT64_C(0x0101010101010101)) << plane;
-        memcpy(residue + sizeof values * j, &values, sizeof values);
-    }
-}
-
-/* The same for a tensor's last block, of count < GOSSIP_BLOCK values. */
-static void pack_tail(unsigned bits, size_t count, const uint8_t residue[restrict], uint8_t out[restrict])
-{
-    size_t bytes = (count + 7) / 8;
-    memset(out, 0, bits * bytes);
-    for (size_t i = 0; i < count; i++)
-        for (unsigned plane = 0; plane < bits; plane++)
-            out[plane * bytes + i % bytes] |= (uint8_t)((residue[i] >> plane & 1u) << i / bytes);
-}
-
-/* 1 when a bit without a value is set. */
-static unsigned unpack_tail(unsigned bits, size_t count, const uint8_t in[restrict],
-                            uint8_t residue[restrict GOSSIP_BLOCK])
-{
-    size_t bytes = (count + 7) / 8;
-    unsigned stray = 0;
-    memset(residue, 0, GOSSIP_BLOCK);
-    for (size_t i = 0; i < 8 * bytes; i++)
-        for (unsigned plane = 0; plane < bits; plane++) {
-            unsigned bit = (unsigned)in[plane * bytes + i % bytes] >> i / bytes & 1u;
-            if (i < count)
-                residue[i] |= (uint8_t)(bit << plane);
-            else
-                stray |= bit;
-        }
-    return stray;
 }
 
 INLINE float total_of(const float_lanes *sum)
@@ -221,10 +149,7 @@ INLINE void write_block(unsigned bits, size_t count, float step, float inverse,
         residue[i] = (uint8_t)whole[i]; /* packing takes its low bits */
     store_le16(out, step_round(step));
     store_le16(out + 2, sum);
-    if (count == GOSSIP_BLOCK)
-        pack_whole(bits, residue, out + GOSSIP_MODULAR_HEAD_BYTES);
-    else
-        pack_tail(bits, count, residue, out + GOSSIP_MODULAR_HEAD_BYTES);
+    pack_bits(bits, count, residue, out + GOSSIP_MODULAR_HEAD_BYTES);
 }
 
 /* Encodes blocks <= GROUP blocks of the `left` that the run still has.  1: a number is not legal. */
@@ -352,11 +277,7 @@ INLINE unsigned decode_block(unsigned bits, size_t count, const uint8_t in[restr
     uint8_t residue[GOSSIP_BLOCK];
     int_lanes largest = {0};
     float step = step_value(load_le16(in)), inverse = 1.0f / step;
-    if (count == GOSSIP_BLOCK)
-        unpack_whole(bits, in + GOSSIP_MODULAR_HEAD_BYTES, residue);
-    else if (unpack_tail(bits, count, in + GOSSIP_MODULAR_HEAD_BYTES, residue) != 0)
-        return BLOCK_MALFORMED;
-    if (!step_legal(step))
+    if (unpack_bits(bits, count, in + GOSSIP_MODULAR_HEAD_BYTES, residue) != 0 || !step_legal(step))
         return BLOCK_MALFORMED;
     for (size_t i = 0; i < GOSSIP_BLOCK; i += LANES) {
         float_lanes x;
@@ -468,4 +389,10 @@ int gossip_modular_check(enum gossip_codec codec, const struct gossip_tensor ten
         in += gossip_encoded_bytes(codec, tensors[i].count);
     }
     return found > most ? ERR_REFUSED : (int)found;
+}
+
+void gossip_distances_widen(size_t blocks, float distances[])
+{
+    for (size_t i = 0; i < blocks; i++)
+        distances[i] = distances[i] < GOSSIP_VALUE_MAX / 2 ? 2 * distances[i] : GOSSIP_VALUE_MAX;
 }

@@ -10,6 +10,8 @@
  *   R = GOSSIP_KAPPA * max(rms(theta - phi), 0.7 * rms of the last distance seen in this block)
  *   s = R / 2^(b-1), at least 2^-21 of the block's largest weight (so that |k| <= 2^21, exact in float32)
  *       and GOSSIP_STEP_MIN, rounded up to bfloat16 before it is used by either side
+ * Values carry noise of up to s / 2: at 4 and 3 bits less than the distances, so that averaging contracts
+ * them; at 2 bits about as much, which training bears and a final merge does not: use 3 or more there.
  *
  * What is exact: the decoded value is (float)k * s, computed alike by both, so a partner's right block is bit
  * for bit what the sender has from gossip_modular_values on its own blob with its own theta; a repaired block
@@ -29,8 +31,10 @@
 
 #define GOSSIP_KAPPA           6.0f /* default range, in rms distances: about 0.1 % of values wrap */
 #define GOSSIP_DISTANCE_WEIGHT 0.7f /* of the last distance seen, against the own way since phi */
-#define GOSSIP_STEP_MIN        0x1p-100f
-#define GOSSIP_STEP_MAX        0x1p79f /* times GOSSIP_WHOLE_MAX it reaches GOSSIP_VALUE_MAX */
+#define GOSSIP_DISTANCE_DECAY                                                                                \
+    0.7f /* a distance fades by this per exchange: one round of pairs takes 1/sqrt(2) */
+#define GOSSIP_STEP_MIN 0x1p-100f
+#define GOSSIP_STEP_MAX 0x1p79f /* times GOSSIP_WHOLE_MAX it reaches GOSSIP_VALUE_MAX */
 
 enum {
     GOSSIP_WHOLE_MAX = 1 << 21,    /* magnitude of k; larger ones are sent in int8 */
@@ -71,17 +75,22 @@ MUST_USE int gossip_modular_values(enum gossip_codec codec, size_t count, const 
                                    const float own[restrict], float values[restrict],
                                    uint8_t wrong[restrict]);
 
-/* Looks through a partner's whole blob for blocks to be repaired.  One pass, about 2 KiB of stack.
+/* Looks through a partner's whole blob for blocks to be repaired.  One pass, about 8 KiB of stack.
  *   own     the receiver's snapshot of the same round, from the span's first value
  *   wanted  [gossip_wanted_max]  written: indices of wrong blocks, ascending
- * Returns how many.  ERR_REFUSED: more than half are wrong: the partner is too far, take a solo step and use
- * int8 with it next time.  ERR_MALFORMED: wrong length, or as above: count as hostile.  ERR_NOT_FINITE: own
- * weights are broken.  ERR_INVALID: not a modular codec. */
+ * Returns how many.  ERR_REFUSED: more than half are wrong: the partner is too far, take a solo step, call
+ * gossip_distances_widen, and use int8 with it next time (gossip_nearness_far).  ERR_MALFORMED: wrong length,
+ * or as above: count as hostile.  ERR_NOT_FINITE: own weights are broken.  ERR_INVALID: not a modular codec.
+ */
 MUST_USE int gossip_modular_check(enum gossip_codec codec, const struct gossip_tensor tensors[],
                                   size_t tensor_count, struct bytes blob, const float own[restrict],
                                   uint32_t wanted[restrict]);
 /* Most indices of one list: half of the span's blocks, rounded down. */
 size_t gossip_wanted_max(const struct gossip_tensor tensors[], size_t tensor_count);
+
+/* After a refusal, on both sides: doubles what is known of distances, [blocks] as gossip_merge_job leaves
+ * them, so that a member that lags behind its swarm is not refused by the next partner as well. */
+void gossip_distances_widen(size_t blocks, float distances[]);
 
 /* The list on the wire: for each index its difference to the one before, less 1 (the first: itself), as
  * LEB128 of at most 5 bytes without superfluous ones.  Ascending, without repetition, by construction.

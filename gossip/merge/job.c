@@ -158,7 +158,8 @@ static int survey_all(const struct gossip_merge_input *in, const float phi[restr
 }
 
 /* Rms distance of each block of a piece, from the exact own weights: the noise of the own encoding would feed
- * back into its next step. */
+ * back into its next step.  An earlier one fades as pairwise averaging lets distances shrink, so that meeting
+ * the same partner twice does not make the next one seem close. */
 static void note_distances(size_t count, const float theta[restrict], const float theirs[restrict],
                            float distances[restrict])
 {
@@ -166,7 +167,9 @@ static void note_distances(size_t count, const float theta[restrict], const floa
         size_t len = count - i < GOSSIP_BLOCK ? count - i : GOSSIP_BLOCK;
         struct gossip_sums sums = {0};
         gossip_sums_add(&sums, len, theta + i, theirs + i);
-        distances[i / GOSSIP_BLOCK] = (float)(gossip_sums_distance(&sums) / sqrt((double)len));
+        float now = (float)(gossip_sums_distance(&sums) / sqrt((double)len));
+        float before = GOSSIP_DISTANCE_DECAY * distances[i / GOSSIP_BLOCK];
+        distances[i / GOSSIP_BLOCK] = now > before ? now : before;
     }
 }
 

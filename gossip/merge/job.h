@@ -43,7 +43,8 @@ struct gossip_merge_input {
                              * gossip_modular_check */
     struct gossip_sent own; /* decoded again so that both partners use the same numbers */
     struct gossip_sent partner; /* repaired: what gossip_modular_check found wrong */
-    float *distances; /* [gossip_block_count] written on success: rms of theirs - theta of each block, for the
+    float *distances; /* [gossip_block_count] updated on success, zeroed at first: rms of theirs - theta of
+                       * each block, or GOSSIP_DISTANCE_DECAY times what it was when that is more; for the
                        * next gossip_modular_encode of this fragment; or NULL */
 };
 

@@ -6,8 +6,11 @@
 #include "gossip/codec_modular.h"
 #include "modular_reference.h"
 #include "numbers.h"
+#include "support/page.h"
 
 enum { LEN = 4096, BYTES = 4 * LEN };
+
+#define PAGE TEST_SOURCE_DIR "/../../docs/protocol/gossip.md"
 
 static const enum gossip_codec codecs[3] = {GOSSIP_CODEC_MOD4, GOSSIP_CODEC_MOD3, GOSSIP_CODEC_MOD2};
 
@@ -53,6 +56,18 @@ Test(codec_modular, sizes_are_exact)
     }
     cr_assert_eq(gossip_encoded_bytes(GOSSIP_CODEC_MOD3, 256), 100); /* 10.24 times fewer than float32 */
     cr_assert_eq(gossip_modular_bits(GOSSIP_CODEC_INT8), 0);
+}
+
+Test(codec_modular, examples_of_the_protocol_page_decode)
+{
+    const float near[3] = {-0.9f / 128, 2.4f / 128, 5.2f / 128};
+    size_t len = page_example(PAGE, "modular", wire, sizeof wire);
+    cr_assert_eq(len, gossip_encoded_bytes(GOSSIP_CODEC_MOD3, 3));
+    cr_assert_eq(gossip_modular_values(GOSSIP_CODEC_MOD3, 3, wire, near, values, wrong), 0);
+    cr_assert(values[0] == -1.0f / 128 && values[1] == 2.0f / 128 && values[2] == 5.0f / 128);
+    len = page_example(PAGE, "indices", wire, sizeof wire);
+    cr_assert_eq(gossip_indices_decode(bytes_of(wire, len), 301, wanted, LEN), 3);
+    cr_assert(wanted[0] == 0 && wanted[1] == 1 && wanted[2] == 300);
 }
 
 Test(codec_modular, bytes_equal_a_plain_transcription)
