@@ -88,8 +88,8 @@ MUST_USE int gossip_set_outgoing(struct gossip *g, uint64_t now_ns, uint64_t rou
  * many blocks can take, and the answer is still owed; ERR_NOT_FOUND: no DECODE is open for this round. */
 MUST_USE int gossip_set_wanted(struct gossip *g, uint64_t now_ns, uint64_t round, struct bytes list,
                                uint64_t repair_bytes, uint64_t cookie);
-/* Answer to DECODE: more than half of the blocks are wrong.  Both sides go SOLO (far).  ERR_NOT_FOUND as
- * above. */
+/* Answer to DECODE: more than half of the blocks are wrong, or the blob cannot be decoded at all.  Both sides
+ * go SOLO (far); when the round has its outcome already only the buffer is freed.  ERR_NOT_FOUND as above. */
 MUST_USE int gossip_refuse(struct gossip *g, uint64_t now_ns, uint64_t round);
 /* Answer to REPAIR: the int8 encodings of the blocks it named, one after the other.  Borrowed until RELEASE
  * with this cookie unless an error is returned.  ERR_STALE: the round has its outcome already; ERR_INVALID:
