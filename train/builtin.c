@@ -190,7 +190,7 @@ static void evaluate_job(struct train_pool *pool, size_t member, void *user)
         b->losses[i] = train_pass_forward(b->workers[member].pass, b->evaluated, 1, &b->validation[i]);
 }
 
-static int builtin_evaluate(void *self, const float params[], double *loss)
+static int builtin_score(void *self, const float params[], struct trainer_score *out)
 {
     struct builtin *b = self;
     double sum = 0;
@@ -198,10 +198,11 @@ static int builtin_evaluate(void *self, const float params[], double *loss)
     train_pool_run(b->pool, evaluate_job, b);
     for (size_t i = 0; i < TRAIN_VALIDATION_WINDOWS; i++)
         sum += b->losses[i];
-    sum /= (double)TRAIN_VALIDATION_WINDOWS * (double)b->layout.model.context;
+    uint64_t tokens = (uint64_t)TRAIN_VALIDATION_WINDOWS * b->layout.model.context;
+    sum /= (double)tokens;
     if (!isfinite(sum))
         return ERR_NOT_FINITE;
-    *loss = sum;
+    *out = (struct trainer_score){.loss = sum, .accuracy = (double)NAN, .tokens = tokens};
     return 0;
 }
 
@@ -271,7 +272,7 @@ static void builtin_destroy(void *self)
 static const struct trainer_ops builtin_ops = {
     .step = builtin_step,
     .params = builtin_params,
-    .evaluate = builtin_evaluate,
+    .score = builtin_score,
     .state_bytes = builtin_state_bytes,
     .state_export = builtin_state_export,
     .state_import = builtin_state_import,
