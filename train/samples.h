@@ -76,6 +76,7 @@ MUST_USE int train_samples_of(const struct train_samples_config *config, size_t 
 /* NULL is allowed. */
 void train_samples_close(struct train_samples *samples);
 
+/* Counts of what was found. */
 void train_samples_info(const struct train_samples *samples, struct train_samples_info *out);
 /* Index of the next random training row, uniform over them. */
 size_t train_samples_draw(struct train_samples *samples);
