@@ -184,7 +184,7 @@ static int read_record(struct csv *c, const struct columns *columns, struct trai
         if (ending == ENDS_BADLY)
             return bad_field(c);
         if (at == columns->count)
-            break;
+            return fail(c, ERR_MALFORMED, "more values than the %zu of the first line", columns->count);
         if (!number_of(c->field, &value))
             return fail(c, ERR_MALFORMED, "value %zu is '%.32s', which is no number that float32 can hold",
                         at + 1, c->field);
@@ -195,9 +195,8 @@ static int read_record(struct csv *c, const struct columns *columns, struct trai
         if (result < 0)
             return result;
     }
-    if (at != columns->count || ending == ENDS_FIELD)
-        return fail(c, ERR_MALFORMED, "%s values than the %zu of the first line",
-                    at < columns->count ? "fewer" : "more", columns->count);
+    if (at < columns->count)
+        return fail(c, ERR_MALFORMED, "fewer values than the %zu of the first line", columns->count);
     train_rows_keep(rows);
     return 0;
 }
