@@ -53,8 +53,7 @@ static uint64_t buffer_bytes(const struct train_layout *layout, const struct gos
 static int shape_of(const struct run_config *config, struct train_layout *layout,
                     struct gossip_tensor tensors[], struct gossip_layout *shape, char why[NODE_ERROR_SIZE])
 {
-    struct train_model_config model = {
-        .width = config->width, .layers = config->layers, .heads = config->heads, .context = config->context};
+    struct train_model_config model = run_model_config(config);
     int result = train_model_config_check(&model, why, NODE_ERROR_SIZE);
     if (result < 0)
         return result;
@@ -152,10 +151,11 @@ static void event_while_leaving(struct run *run, const struct train_thread_event
         run->trainer_ended = true;
 }
 
-static void evaluated(struct run *run, double loss)
+static void evaluated(struct run *run, double loss, double accuracy)
 {
     run->evaluating = false;
     run->val_loss = loss;
+    run->val_accuracy = accuracy;
     if (!isfinite(run->val_loss_start))
         run->val_loss_start = loss;
 }
@@ -197,7 +197,7 @@ static void event_of_run(struct run *run, const struct train_thread_event *event
         }
         break;
     case TRAIN_THREAD_EVALUATED:
-        evaluated(run, event->loss);
+        evaluated(run, event->loss, event->accuracy);
         break;
     case TRAIN_THREAD_ENDED:
         run->trainer_ended = true;
@@ -274,6 +274,8 @@ static int start(struct run *run, char why[NODE_ERROR_SIZE])
                                          .on_event = trainer_event,
                                          .user = run};
     (void)snprintf(config.data, sizeof config.data, "%s", run->data);
+    if (run->own_init)
+        run_seed_of(run->init_seed, config.run.seed);
     result = train_thread_start(&run->trainer, &node->loop, &config);
     if (result < 0) {
         (void)snprintf(why, NODE_ERROR_SIZE, "run %s: no trainer thread: %s", run->name, err_text(result));
@@ -301,7 +303,7 @@ static struct run *take_slot(struct node *node, const struct id *id)
         run->used = true;
         run->node = node;
         run->id = *id;
-        run->val_loss = run->val_loss_start = (double)NAN;
+        run->val_loss = run->val_loss_start = run->val_accuracy = (double)NAN;
         id_format_short(id, run->name);
         crdt_chain_init(&run->chain, id, &node->alloc, &node->keys);
         for (size_t k = 0; k < NODE_PEERS_MAX; k++)
@@ -311,8 +313,8 @@ static struct run *take_slot(struct node *node, const struct id *id)
     return NULL;
 }
 
-static int new_run(struct node *node, const struct id *id, const char *data, bool isolated, struct run **out,
-                   char why[NODE_ERROR_SIZE])
+static int new_run(struct node *node, const struct id *id, const char *data, const struct run_own *own,
+                   struct run **out, char why[NODE_ERROR_SIZE])
 {
     char absolute[4096];
     if (node_run_of(node, id) != NULL) {
@@ -337,13 +339,15 @@ static int new_run(struct node *node, const struct id *id, const char *data, boo
         return ERR_FULL;
     }
     (void)snprintf(run->data, sizeof run->data, "%s", absolute);
-    run->isolated = isolated;
+    run->isolated = own->isolated;
+    run->own_init = own->own_init;
+    run->init_seed = own->init_seed;
     *out = run;
     return ERR_OK;
 }
 
 int run_create(struct node *node, const char *name, const struct run_config *config, const char *data,
-               bool isolated, struct run **out, char why[NODE_ERROR_SIZE])
+               const struct run_own *own, struct run **out, char why[NODE_ERROR_SIZE])
 {
     uint8_t encoded[RUN_CONFIG_BYTES_MAX];
     uint8_t entry[CRDT_ENTRY_MAX];
@@ -361,7 +365,7 @@ int run_create(struct node *node, const char *name, const struct run_config *con
                        CRDT_NAME_MAX);
         return len;
     }
-    result = new_run(node, &id, data, isolated, out, why);
+    result = new_run(node, &id, data, own, out, why);
     if (result < 0)
         return result;
     result = crdt_chain_append(&(*out)->chain, bytes_of(entry, (size_t)len));
@@ -378,10 +382,10 @@ int run_create(struct node *node, const char *name, const struct run_config *con
     return ERR_OK;
 }
 
-int run_join(struct node *node, const struct id *id, const char *data, bool isolated, struct run **out,
-             char why[NODE_ERROR_SIZE])
+int run_join(struct node *node, const struct id *id, const char *data, const struct run_own *own,
+             struct run **out, char why[NODE_ERROR_SIZE])
 {
-    int result = new_run(node, id, data, isolated, out, why);
+    int result = new_run(node, id, data, own, out, why);
     if (result < 0)
         return result;
     state_store_run(node, *out);
@@ -413,6 +417,10 @@ int run_resume_stored(struct node *node, const struct id *id, struct bytes setti
             break;
         case 4:
             run->paused = pack_read_bool(&r);
+            break;
+        case 5:
+            run->own_init = true;
+            run->init_seed = pack_read_uint(&r, UINT64_MAX);
             break;
         default:
             pack_skip(&r);
@@ -518,7 +526,8 @@ static void synced(struct run *run, uint64_t now_ns)
         run_enter_training(run, now_ns, run->round);
         return;
     }
-    if (swarm.round_max > run->round + FIRST_ROUNDS) {
+    /* Who starts from weights of its own brings them along however late it comes. */
+    if (swarm.round_max > run->round + FIRST_ROUNDS && !(run->own_init && fresh)) {
         run_begin_fetch(run, now_ns);
         return;
     }

@@ -58,6 +58,14 @@ struct run_blob {
     bool lent;
 };
 
+/* What a member decides for itself. */
+struct run_own {
+    bool isolated; /* never exchanges: to compare with */
+    bool
+        own_init; /* starts from weights drawn from init_seed instead of the run's seed or a peer's weights */
+    uint64_t init_seed;
+};
+
 struct run {
     struct node *node;
     bool used;
@@ -66,6 +74,8 @@ struct run {
     char name[RUN_NAME_SIZE];
     char data[NODE_PATH_SIZE];
     bool isolated; /* never exchanges: to compare with */
+    bool own_init; /* struct run_own */
+    uint64_t init_seed;
     bool paused;
     enum run_stage stage;
     char error[NODE_ERROR_SIZE];
@@ -122,6 +132,7 @@ struct run {
     uint64_t tokens_before;
     uint64_t data_bytes;
     double val_loss, val_loss_start; /* NaN: not measured */
+    double val_accuracy;             /* NaN: not measured, or the model does not count it */
     uint64_t merges_before, skipped_before;
     uint64_t rate_tokens, rate_ns;
     double tokens_s;
@@ -133,9 +144,10 @@ struct run {
 /* Makes a new run with this genesis config and starts training.  *out is owned by the node.  Errors fill why.
  */
 MUST_USE int run_create(struct node *node, const char *name, const struct run_config *config,
-                        const char *data, bool isolated, struct run **out, char why[NODE_ERROR_SIZE]);
+                        const char *data, const struct run_own *own, struct run **out,
+                        char why[NODE_ERROR_SIZE]);
 /* Joins a run by id: finds its chain first.  ERR_EXISTS: is a member already. */
-MUST_USE int run_join(struct node *node, const struct id *id, const char *data, bool isolated,
+MUST_USE int run_join(struct node *node, const struct id *id, const char *data, const struct run_own *own,
                       struct run **out, char why[NODE_ERROR_SIZE]);
 /* Takes up a run found on disk at start. */
 MUST_USE int run_resume_stored(struct node *node, const struct id *id, struct bytes settings,

@@ -44,17 +44,18 @@ void run_config_default(struct run_config *config)
 
 int run_config_check(const struct run_config *c, const char **why)
 {
+    bool mlp = c->model.kind != TRAIN_TRANSFORMER; /* run_model_check is about it */
     const struct {
         bool fine;
         const char *text;
     } rules[] = {
-        {c->width >= 16 && c->width <= 4096 && c->width % 8 == 0,
+        {mlp || (c->width >= 16 && c->width <= 4096 && c->width % 8 == 0),
          "width must be 16 to 4096, a multiple of 8"},
-        {c->layers >= 1 && c->layers <= 64, "layers must be 1 to 64"},
-        {c->heads >= 1 && c->heads <= 64 && c->width % (c->heads == 0 ? 1 : c->heads) == 0,
+        {mlp || (c->layers >= 1 && c->layers <= 64), "layers must be 1 to 64"},
+        {mlp || (c->heads >= 1 && c->heads <= 64 && c->width % (c->heads == 0 ? 1 : c->heads) == 0),
          "heads must be 1 to 64 and divide width"},
-        {c->context >= 16 && c->context <= 4096, "context must be 16 to 4096"},
-        {c->batch >= 1 && c->batch <= 1024, "batch must be 1 to 1024 sequences"},
+        {mlp || (c->context >= 16 && c->context <= 4096), "context must be 16 to 4096"},
+        {c->batch >= 1 && c->batch <= 1024, "batch must be 1 to 1024 examples"},
         {c->round_ms >= 200 && c->round_ms <= 3600000, "round_ms must be 200 to 3600000"},
         {c->rounds >= 1 && c->rounds <= 100000000, "rounds must be 1 to 100000000"},
         {c->codec <= 2, "codec must be fp32, bf16 or int8"},
@@ -70,14 +71,15 @@ int run_config_check(const struct run_config *c, const char **why)
             return ERR_INVALID;
         }
     }
-    return ERR_OK;
+    return run_model_check(c, why);
 }
 
 int run_config_encode(const struct run_config *config, uint8_t *out, size_t cap)
 {
     struct pack_writer w = pack_writer_of(out, cap);
-    pack_map(&w, KEY_COUNT);
-    pack_key_uint(&w, KEY_VERSION, RUN_CONFIG_VERSION);
+    size_t more = run_model_pairs(&config->model);
+    pack_map(&w, KEY_COUNT + more);
+    pack_key_uint(&w, KEY_VERSION, more == 0 ? RUN_CONFIG_VERSION_TEXT : RUN_CONFIG_VERSION);
     pack_key_uint(&w, KEY_WIDTH, config->width);
     pack_key_uint(&w, KEY_LAYERS, config->layers);
     pack_key_uint(&w, KEY_HEADS, config->heads);
@@ -91,13 +93,14 @@ int run_config_encode(const struct run_config *config, uint8_t *out, size_t cap)
     pack_key_float(&w, KEY_BETA, config->beta);
     pack_key_float(&w, KEY_GAMMA, config->gamma);
     pack_key_bin(&w, KEY_SEED, bytes_of(config->seed, RUN_SEED_BYTES));
+    run_model_encode(&config->model, &w);
     size_t len = pack_writer_len(&w);
     return len == 0 ? ERR_TOO_LARGE : (int)len;
 }
 
 int run_config_decode(struct bytes in, struct run_config *config)
 {
-    struct pack_token tokens[4 * KEY_COUNT];
+    struct pack_token tokens[4 * KEY_COUNT + RUN_MODEL_TOKENS];
     struct run_config c;
     uint32_t seen = 0;
     uint64_t version = 0;
@@ -106,7 +109,10 @@ int run_config_decode(struct bytes in, struct run_config *config)
         return ERR_MALFORMED;
     struct pack_reader r = pack_parse(in, tokens, sizeof tokens / sizeof tokens[0]);
     for (size_t left = pack_read_map(&r, 2 * KEY_COUNT); left > 0; left--) {
-        switch (pack_read_key(&r, &seen)) {
+        unsigned key = pack_read_key(&r, &seen);
+        if (run_model_decode(&c.model, key, &r))
+            continue;
+        switch (key) {
         case KEY_VERSION:
             version = pack_read_uint(&r, UINT32_MAX);
             break;
@@ -157,7 +163,8 @@ int run_config_decode(struct bytes in, struct run_config *config)
     const char *why = NULL;
     if (pack_done(&r) && version > RUN_CONFIG_VERSION)
         return ERR_VERSION;
-    if (!pack_done(&r) || seen != (UINT32_C(1) << KEY_COUNT) - 1 || run_config_check(&c, &why) < 0)
+    if (!pack_done(&r) || !run_model_complete(&seen) || seen != (UINT32_C(1) << KEY_COUNT) - 1 ||
+        run_config_check(&c, &why) < 0)
         return ERR_MALFORMED;
     *config = c;
     return ERR_OK;

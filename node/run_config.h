@@ -10,12 +10,19 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "node/run_model.h"
 
-enum { RUN_CONFIG_BYTES_MAX = 512, RUN_CONFIG_VERSION = 1, RUN_SEED_BYTES = 32 };
+enum {
+    RUN_CONFIG_BYTES_MAX = 512,
+    RUN_CONFIG_VERSION = 2,      /* newest that is understood */
+    RUN_CONFIG_VERSION_TEXT = 1, /* written for a transformer: older nodes understand it */
+    RUN_SEED_BYTES = 32
+};
 
 struct run_config {
-    uint32_t width, layers, heads, context; /* model, train/model.h */
-    uint32_t batch;                         /* sequences in one inner step */
+    uint32_t width, layers, heads, context; /* of a transformer, train/model.h; an MLP: 0 */
+    struct run_model model;                 /* which kind, and an MLP's shape */
+    uint32_t batch;                         /* examples in one inner step */
     uint32_t round_ms;                      /* length of a round */
     uint32_t rounds;                        /* rounds planned: the learning rate's schedule ends there */
     uint32_t codec;                         /* enum gossip_codec of the weights on the wire */

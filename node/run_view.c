@@ -268,6 +268,8 @@ void run_reply(struct run *run, struct reply *r)
     reply_loss(r, "train_loss", train_loss(run));
     reply_loss(r, "val_loss", run->val_loss);
     reply_loss(r, "val_loss_start", run->val_loss_start);
+    if (run->config.model.kind == TRAIN_MLP)
+        reply_loss(r, "val_accuracy", run->val_accuracy);
     reply_uint(r, "merges", merges(run));
     reply_uint(r, "skipped", skipped(run));
     reply_solo(r, counters);
@@ -281,6 +283,8 @@ void run_reply(struct run *run, struct reply *r)
     reply_uint(r, "data_bytes", run->data_bytes);
     reply_str(r, "data", run->data);
     reply_bool(r, "isolated", run->isolated);
+    if (run->own_init)
+        reply_uint(r, "init_seed", run->init_seed);
 }
 
 void run_view_tick(struct run *run, uint64_t now_ns)
@@ -324,10 +328,22 @@ void run_reply_config(struct run *run, struct reply *r)
 {
     const struct run_config *c = &run->config;
     reply_map(r, "config");
-    reply_uint(r, "width", c->width);
-    reply_uint(r, "layers", c->layers);
-    reply_uint(r, "heads", c->heads);
-    reply_uint(r, "context", c->context);
+    reply_str(r, "model", train_model_kind_name(c->model.kind));
+    if (c->model.kind == TRAIN_MLP) {
+        struct train_model_config model = run_model_config(c);
+        char shape[TRAIN_SHAPE_SIZE];
+        train_model_shape(&model, shape, sizeof shape);
+        for (char *at = shape; *at != '\0'; at++)
+            *at = *at == '-' ? ',' : *at;
+        reply_str(r, "sizes", shape);
+        reply_float(r, "input_max", c->model.input_max);
+        reply_str(r, "label", c->model.label);
+    } else {
+        reply_uint(r, "width", c->width);
+        reply_uint(r, "layers", c->layers);
+        reply_uint(r, "heads", c->heads);
+        reply_uint(r, "context", c->context);
+    }
     reply_uint(r, "batch", c->batch);
     reply_uint(r, "round_ms", c->round_ms);
     reply_uint(r, "rounds", c->rounds);

@@ -25,7 +25,7 @@ enum train_thread_event_kind {
     TRAIN_THREAD_APPLIED,   /* the difference in array was added */
     TRAIN_THREAD_LOADED,    /* weights (and optimizer state) were replaced */
     TRAIN_THREAD_EXPORTED,  /* bytes, owned by the receiver (free), hold the optimizer's state */
-    TRAIN_THREAD_EVALUATED, /* loss of the present weights on the validation windows */
+    TRAIN_THREAD_EVALUATED, /* loss and accuracy of the present weights on the validation part */
     TRAIN_THREAD_ENDED,     /* answers train_thread_end: train_thread_stop does not block any more */
 };
 
@@ -35,15 +35,15 @@ struct train_thread_event {
     float *array;
     uint8_t *bytes;
     size_t len;
-    double loss;
-    bool refused;        /* nothing was done: the thread has failed or is ending */
-    uint64_t data_bytes; /* READY: text of the training part */
+    double loss, accuracy; /* accuracy: NaN where the model does not count it */
+    bool refused;          /* nothing was done: the thread has failed or is ending */
+    uint64_t data_bytes;   /* READY: data that was read */
     char text[NODE_ERROR_SIZE];
 };
 
 struct train_thread_config {
     struct run_config run;
-    char data[NODE_PATH_SIZE]; /* file or directory of text */
+    char data[NODE_PATH_SIZE]; /* file or directory of what the model learns from */
     struct id node;            /* decides where in the text this node starts */
     unsigned threads;          /* 0: one for each core */
     unsigned cpu_pct;

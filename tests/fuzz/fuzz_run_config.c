@@ -20,5 +20,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ASSERT(len > 0);
     ASSERT(run_config_decode(bytes_of(bytes, (size_t)len), &again) == ERR_OK);
     ASSERT(again.width == config.width && again.lr == config.lr);
+    ASSERT(memcmp(&again.model, &config.model, sizeof config.model) == 0);
     return 0;
 }
