@@ -78,6 +78,15 @@ def misfits(swarm, node, words):
     expect_exit(done, 1, "line 2: value 1 is 'one'")
 
 
+def late(swarm, node, csv):
+    """Who comes late with weights of its own brings them along: they are far from those it meets."""
+    swarm.join(node, csv, ["--init-seed", "3"])
+    run = node.wait_run("merges", 60, lambda run: run["merges"] >= 1)
+    words = "round %d, %d merges, distance %.3f" % (run["round"], run["merges"], run["replica_distance"])
+    expect(run["replica_distance"] > 0.3, "a stranger joins late: " + words)
+    run = node.wait_run("learns", 90, lambda run: (run["val_accuracy"] or 0) > 0.9)
+
+
 def test(context):
     chance = random.Random(5)
     rows = [draw(chance) for _ in range(ROWS)]
@@ -100,9 +109,10 @@ def test(context):
             run = node.wait_run(
                 "has learnt and merged",
                 90,
-                lambda run: run["merges"] >= 5 and (run["val_accuracy"] or 0) > 0.9,
+                lambda run: run["round"] >= 12 and run["merges"] >= 5 and (run["val_accuracy"] or 0) > 0.9,
             )
             say("%s: round %d, %.1f %% right" % (node.name, run["round"], 100 * run["val_accuracy"]))
+        late(swarm, third, csv)
         paths = []
         for node in (first, second):
             paths.append(os.path.join(swarm.directory, node.name + ".safetensors"))
