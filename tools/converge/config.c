@@ -22,7 +22,7 @@ struct converge_config converge_config_default(void)
         .plain_cycles = 10,
         .rate = 1.5e-3F,
         .warm_rate = 3e-3F,
-        .windows = 512,
+        .windows = 256,
         .model = train_model_config_default(),
         .disturb = {.straggler = 1},
         .seed = 1,
@@ -106,6 +106,8 @@ static int check_method(const struct converge_config *c, char why[CONVERGE_WHY_S
         return refuse(why, "--fragments is 1 to 8 and divides --h: rounds fall on step boundaries");
     if (c->method == CONVERGE_H1 && (c->h != 1 || c->fragments != 1))
         return refuse(why, "h1 is --h 1 --fragments 1: all weights after every step");
+    if (c->warm_only && (c->method != CONVERGE_SYNC || c->start != CONVERGE_WARM))
+        return refuse(why, "--warm-only is for --method sync --start warm");
     if (!pairs && c->codec != GOSSIP_CODEC_FP32)
         return refuse(why, "--codec is for noloco and pair: the others average exactly");
     if (!c->gates && (c->codec != GOSSIP_CODEC_FP32 || c->method != CONVERGE_PAIR))

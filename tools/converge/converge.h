@@ -114,6 +114,7 @@ struct converge_config {
     const char *held;   /* file never trained on */
     const char *shards; /* folder with 0.txt, 1.txt ... for disturb.shards */
     const char *warm;   /* checkpoint of the warm start: read, or made and written; NULL: made, not kept */
+    bool warm_only;     /* makes and measures the checkpoint, no more; for sync */
     bool quiet;         /* no progress on standard error */
 };
 
@@ -125,7 +126,7 @@ struct converge_point {
 struct converge_result {
     double ppl_mean, ppl_worst; /* over honest live nodes; perplexity per byte */
     double ppl_merged;          /* of their exact mean weights */
-    double ppl_finish;          /* mean over nodes after the final merge by pairs; 0: method has none */
+    double ppl_finish;          /* of a node after the final merge by pairs; 0: method has none */
     double spread;              /* rms distance from the mean weights over the norm of the mean */
     double spread_finish;       /* the same after the final merge */
     uint32_t finish_rounds;

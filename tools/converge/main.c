@@ -20,8 +20,9 @@ static const char help[] =
     "  --correction plain|gated|always                     (plain)\n"
     "  --plain-cycles N          the last cycles without momentum (10)\n"
     "  --width N --layers N --heads N --context N          the model (128, 2, 4, 128)\n"
-    "  --windows N --curve N --threshold LOSS              held-out windows (512); a curve point each N "
-    "cycles\n"
+    "  --windows N --curve N     held-out windows (256); a point of the loss curve each N cycles\n"
+    "  --threshold LOSS          reports the cycle in which the curve crosses it; up to four\n"
+    "  --warm-only               makes the checkpoint and measures it\n"
     "  --fail P --one-sided P --straggler N --late STEPS   disturbances\n"
     "  --join SHARE --kill CYCLES --partition --non-iid --shards DIR\n"
     "  --attack flip|reverse|scale|noise|nan|stale|replay[:STRENGTH]   by one node in four\n"
@@ -44,6 +45,7 @@ enum option_code {
     OPTION_NON_IID,
     OPTION_PARTITION,
     OPTION_QUIET,
+    OPTION_WARM_ONLY,
     OPTION_SEED,
     OPTION_THRESHOLD,
     OPTION_HELP,
@@ -148,6 +150,7 @@ static void parse_other(struct converge_config *c, int code, const char *value, 
     default:
         c->disturb.shards = c->disturb.shards || code == OPTION_NON_IID;
         c->disturb.partition = c->disturb.partition || code == OPTION_PARTITION;
+        c->warm_only = c->warm_only || code == OPTION_WARM_ONLY;
         c->quiet = c->quiet || code == OPTION_QUIET;
         return;
     }
@@ -167,6 +170,7 @@ static const struct option options[] = {
     {"gates", 1, NULL, OPTION_GATES},
     {"non-iid", 0, NULL, OPTION_NON_IID},
     {"partition", 0, NULL, OPTION_PARTITION},
+    {"warm-only", 0, NULL, OPTION_WARM_ONLY},
     {"quiet", 0, NULL, OPTION_QUIET},
     {"seed", 1, NULL, OPTION_SEED},
     {"threshold", 1, NULL, OPTION_THRESHOLD},

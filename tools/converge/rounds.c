@@ -311,7 +311,6 @@ static void average_job(struct swarm *swarm, size_t member, size_t a)
 
 void rounds_finish(struct swarm *swarm, struct converge_result *result)
 {
-    struct converge_result after = {0};
     double limit = finish_share * result->spread;
     result->spread_finish = result->spread;
     for (uint64_t turn = 0; turn < FINISH_ROUNDS_MAX && result->spread_finish > limit; turn++) {
@@ -320,6 +319,10 @@ void rounds_finish(struct swarm *swarm, struct converge_result *result)
         result->spread_finish = measure_spread(swarm);
         result->finish_rounds++;
     }
-    measure_final(swarm, &after);
-    result->ppl_finish = after.ppl_mean;
+    /* Now one stands for all. */
+    size_t first = 0;
+    while (!swarm_counts(&swarm->nodes[first]))
+        first++;
+    result->ppl_finish =
+        exp(measure_loss(swarm, 0, swarm_params(&swarm->nodes[first]), swarm->config->windows));
 }

@@ -28,7 +28,7 @@ static int run_sync(struct swarm *swarm, struct converge_result *result, char wh
         done = warm > 0 ? warm_start(swarm, &state, why) : 0;
         if (done == 0 && warm > 0)
             result->warm_ppl = exp(measure_loss(swarm, 0, state.params, c->windows));
-        if (done == 0)
+        if (done == 0 && !c->warm_only)
             done = sync_run(swarm, &state, c->rate, warm, c->steps);
         if (done == 0)
             result->ppl_mean = exp(measure_loss(swarm, 0, state.params, c->windows));
