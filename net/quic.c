@@ -181,6 +181,7 @@ static int deliver(struct quic_conn *conn, uint64_t now_ns, struct bytes datagra
     if (conn->state != CONN_HANDSHAKE && conn->state != CONN_UP)
         return 0; /* closing: our goodbye is on its way */
     bool authentic = false;
+    quic_route_packet(conn, now_ns, datagram.len);
     int result = quic_packet_read(conn, now_ns, datagram, &authentic);
     *peer_out = conn->peer;
     if (result == 0)
@@ -195,6 +196,7 @@ static int deliver(struct quic_conn *conn, uint64_t now_ns, struct bytes datagra
         quic_conn_fail(conn, now_ns, result);
         return proven ? 1 : 0;
     }
+    quic_route_heard(conn);
     quic_conn_dirty(conn);
     return proven ? 1 : 0;
 }
@@ -334,7 +336,7 @@ void quic_path_changed(struct quic *ep, uint64_t now_ns, const struct id *peer, 
     quic_path_cap(ep, peer, datagram_max);
     struct quic_conn *conn = quic_conn_of(ep, peer);
     if (conn != NULL)
-        quic_conn_bump_epoch(conn, now_ns);
+        quic_route_changed(conn, now_ns);
 }
 
 void quic_path_doubtful(struct quic *ep, uint64_t now_ns, const struct id *peer)

@@ -168,8 +168,9 @@ void quic_disconnect_all(struct quic *ep, uint64_t now_ns, int err);
 void quic_path_doubtful(struct quic *ep, uint64_t now_ns, const struct id *peer);
 /* The route our packets to this peer take has changed, or a dead one answers again: congestion state, RTT,
  * back-off and PMTU start afresh, and datagrams are at most datagram_max bytes (QUIC_DATAGRAM_MIN over a
- * relay).  When the old route still works, call this max(old, new RTT) after the switch. Unknown peers are
- * ignored. */
+ * relay).  When the old route still works, call this max(old, new RTT) after the switch.  The end that was
+ * dialled starts afresh with the next full packet that comes in; of changes within some three seconds only
+ * the first.  Unknown peers are ignored. */
 void quic_path_changed(struct quic *ep, uint64_t now_ns, const struct id *peer, size_t datagram_max);
 /* Sets only the datagram cap: for a new peer's first route. */
 void quic_path_cap(struct quic *ep, const struct id *peer, size_t datagram_max);

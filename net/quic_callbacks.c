@@ -166,6 +166,18 @@ static int on_path_challenge(ngtcp2_conn *ng, uint8_t *data, void *user)
     return 0;
 }
 
+static int on_path_validation(ngtcp2_conn *ng, uint32_t flags, const ngtcp2_path *path,
+                              QUIC_NG_OLD_PATH ngtcp2_path_validation_result result, void *user)
+{
+    struct quic_conn *conn = user;
+    (void)ng;
+    (void)flags;
+    (void)path;
+    (void)result;
+    quic_route_validating(conn, conn->ep->now_ns);
+    return 0;
+}
+
 void quic_callbacks_fill(ngtcp2_callbacks *callbacks, bool server)
 {
     *callbacks = (ngtcp2_callbacks){
@@ -179,6 +191,7 @@ void quic_callbacks_fill(ngtcp2_callbacks *callbacks, bool server)
         .version_negotiation = ngtcp2_crypto_version_negotiation_cb,
         .get_path_challenge_data = on_path_challenge,
         .rand = on_rand,
+        .path_validation = on_path_validation,
         .handshake_completed = on_handshake_completed,
         .handshake_confirmed = on_handshake_confirmed,
         .get_new_connection_id = on_new_connection_id,

@@ -20,6 +20,8 @@
 typedef ngtcp2_ccerr quic_close_error;
 #define QUIC_CLOSE_IS_APPLICATION NGTCP2_CCERR_TYPE_APPLICATION
 #define QUIC_CC_BBR               NGTCP2_CC_ALGO_BBR
+/* A parameter of the path validation callback that 0.12 has not. */
+#define QUIC_NG_OLD_PATH const ngtcp2_path *old_path __attribute__((unused)),
 
 /* What CONNECTION_CLOSE says: the transport error of a library error. */
 static inline void quic_close_set_liberr(quic_close_error *e, int liberr)
@@ -74,6 +76,7 @@ static inline void quic_ng_get_stat(ngtcp2_conn *conn, quic_ng_stat *out)
 typedef ngtcp2_connection_close_error quic_close_error;
 #define QUIC_CLOSE_IS_APPLICATION NGTCP2_CONNECTION_CLOSE_ERROR_CODE_TYPE_APPLICATION
 #define QUIC_CC_BBR               NGTCP2_CC_ALGO_BBR2
+#define QUIC_NG_OLD_PATH
 
 /* What CONNECTION_CLOSE says: the transport error of a library error. */
 static inline void quic_close_set_liberr(quic_close_error *e, int liberr)

@@ -1,5 +1,4 @@
-/* Making, ending and addressing connections. */
-#include <arpa/inet.h>
+/* Making and ending connections. */
 #include <string.h>
 
 #include "net/quic_internal.h"
@@ -27,52 +26,10 @@ struct quic_conn *quic_conn_of(const struct quic *ep, const struct id *peer)
     return found;
 }
 
-/* The synthetic address of one end: only the IP part may differ between epochs, since a server takes a change
- * of port alone for a NAT rebinding and keeps its congestion state. */
-static void synthetic_address(struct sockaddr_in6 *out, uint8_t end, uint32_t epoch)
-{
-    *out = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(4433)};
-    out->sin6_addr.s6_addr[0] = 0xfd;
-    out->sin6_addr.s6_addr[1] = end;
-    uint32_t wire = htonl(epoch);
-    memcpy(&out->sin6_addr.s6_addr[12], &wire, sizeof wire);
-}
-
-static void set_addresses(struct quic_conn *conn)
-{
-    synthetic_address(&conn->local, 1, conn->server ? 1 : conn->epoch);
-    synthetic_address(&conn->remote, 2, conn->server ? conn->epoch : 1);
-}
-
-ngtcp2_path quic_conn_path(struct quic_conn *conn)
-{
-    return (ngtcp2_path){
-        .local = {.addr = (ngtcp2_sockaddr *)&conn->local, .addrlen = sizeof conn->local},
-        .remote = {.addr = (ngtcp2_sockaddr *)&conn->remote, .addrlen = sizeof conn->remote},
-    };
-}
-
-void quic_conn_bump_epoch(struct quic_conn *conn, uint64_t now_ns)
-{
-    if (conn->state != CONN_UP)
-        return; /* the handshake has no congestion state worth a reset */
-    conn->epoch++;
-    set_addresses(conn);
-    if (!conn->server) {
-        ngtcp2_path path = quic_conn_path(conn);
-        if (ngtcp2_conn_initiate_immediate_migration(conn->ng, &path, now_ns) != 0) {
-            /* No spare connection id yet, after many bumps in a row: ngtcp2 stays where it was, so must we.
-             * The next bump skips this epoch, an old address is never used again. */
-            const ngtcp2_path *current = ngtcp2_conn_get_path(conn->ng);
-            memcpy(&conn->local, current->local.addr, sizeof conn->local);
-        }
-    }
-    conn->nudge = true;
-    quic_conn_dirty(conn);
-}
-
 void quic_conn_dirty(struct quic_conn *conn)
 {
+    if (conn->stranded)
+        return;
     /* A parked one may have acknowledgements to send, which no cap holds back for long. */
     if (conn->ng != NULL && (conn->parked || quic_link_alone(&conn->in_dirty)))
         quic_link_append(&conn->ep->dirty, &conn->in_dirty);
@@ -90,6 +47,7 @@ void quic_conn_update_expiry(struct quic_conn *conn, uint64_t now_ns)
      * the driver to come again at once would make it spin. */
     if (conn->expiry_ns <= now_ns)
         conn->expiry_ns = now_ns + 1000000;
+    conn->expiry_ns = quic_route_expiry(conn, now_ns, conn->expiry_ns);
 }
 
 static struct quic_conn *slot_take(struct quic *ep, uint64_t now_ns, const struct id *peer, bool server)
@@ -107,9 +65,8 @@ static struct quic_conn *slot_take(struct quic *ep, uint64_t now_ns, const struc
     for (int class = 0; class < STREAM_CLASS_COUNT; class ++)
         quic_link_init(&conn->sending[class]);
     conn->born_ns = now_ns;
-    conn->epoch = 1;
     conn->datagram_cap = QUIC_DATAGRAM_MAX;
-    set_addresses(conn);
+    quic_route_init(conn);
     ep->conn_count++;
     ep->handshakes_in += server;
     return conn;
@@ -166,7 +123,7 @@ int quic_conn_dial(struct quic *ep, uint64_t now_ns, const struct id *peer)
     ngtcp2_transport_params params;
     quic_callbacks_fill(&callbacks, false);
     fill_settings(conn, now_ns, &settings, &params);
-    ngtcp2_path path = quic_conn_path(conn);
+    ngtcp2_path path = quic_route_path(conn);
     if (ngtcp2_conn_client_new(&conn->ng, &dcid, &scid, &path, NGTCP2_PROTO_VER_V1, &callbacks, &settings,
                                &params, NULL, conn) != 0) {
         conn->ng = NULL;
@@ -223,7 +180,7 @@ int quic_conn_accept(struct quic *ep, uint64_t now_ns, const struct id *peer, co
     quic_params_server(&params);
     params.stateless_reset_token_present = 1;
     quic_cid_token(ep, scid.data, params.stateless_reset_token);
-    ngtcp2_path path = quic_conn_path(conn);
+    ngtcp2_path path = quic_route_path(conn);
     if (ngtcp2_conn_server_new(&conn->ng, &head->scid, &scid, &path, head->version, &callbacks, &settings,
                                &params, NULL, conn) != 0) {
         conn->ng = NULL;
@@ -334,6 +291,8 @@ static void start_closing(struct quic_conn *conn, int err)
 void quic_conn_fail(struct quic_conn *conn, uint64_t now_ns, int liberr)
 {
     if (conn->state != CONN_HANDSHAKE && conn->state != CONN_UP)
+        return;
+    if (liberr == NGTCP2_ERR_NO_VIABLE_PATH && quic_route_strand(conn, now_ns))
         return;
     switch (liberr) {
     case NGTCP2_ERR_DRAINING: {

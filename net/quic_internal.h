@@ -101,6 +101,10 @@ struct quic_conn {
     uint64_t born_ns, expiry_ns;
     uint32_t epoch;
     struct sockaddr_in6 local, remote; /* synthetic */
+    bool moving;                       /* server: the next fit packet is to come from a new address */
+    bool stranded;                     /* server: nothing may be written before something is heard */
+    uint64_t moving_ns;                /* since when */
+    uint64_t validating_until_ns;      /* server: path validation may take until then */
     size_t datagram_cap;
     struct shaper shaper; /* what the route grants; rate 0: no limit */
     size_t stream_count, outgoing_count;
@@ -188,8 +192,6 @@ struct quic_conn *quic_conn_of(const struct quic *ep, const struct id *peer);
 int quic_conn_dial(struct quic *ep, uint64_t now_ns, const struct id *peer);
 int quic_conn_accept(struct quic *ep, uint64_t now_ns, const struct id *peer, const ngtcp2_pkt_hd *head,
                      struct quic_conn **out);
-ngtcp2_path quic_conn_path(struct quic_conn *conn);
-void quic_conn_bump_epoch(struct quic_conn *conn, uint64_t now_ns);
 void quic_conn_dirty(struct quic_conn *conn);
 void quic_conn_update_expiry(struct quic_conn *conn, uint64_t now_ns);
 /* After any ngtcp2 call that may have run callbacks. */
@@ -203,6 +205,21 @@ void quic_conn_kill(struct quic_conn *conn, int err);
 void quic_conn_release(struct quic_conn *conn);
 uint64_t quic_code_of(int err);
 int quic_err_of(uint64_t code);
+
+/* quic_route.c */
+void quic_route_init(struct quic_conn *conn);
+ngtcp2_path quic_route_path(struct quic_conn *conn);
+/* Our packets take another route: the client moves now, the server with a packet that comes in. */
+void quic_route_changed(struct quic_conn *conn, uint64_t now_ns);
+/* A stage of path validation begins or has ended. */
+void quic_route_validating(struct quic_conn *conn, uint64_t now_ns);
+/* Before a packet of this length is read, and after it was. */
+void quic_route_packet(struct quic_conn *conn, uint64_t now_ns, size_t len);
+void quic_route_heard(struct quic_conn *conn);
+/* ngtcp2 found no viable path.  False: there is no help. */
+bool quic_route_strand(struct quic_conn *conn, uint64_t now_ns);
+/* ngtcp2's expiry, or later while stranded. */
+uint64_t quic_route_expiry(const struct quic_conn *conn, uint64_t now_ns, uint64_t expiry_ns);
 
 /* quic_callbacks.c */
 void quic_callbacks_fill(ngtcp2_callbacks *callbacks, bool server);

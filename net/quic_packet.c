@@ -19,7 +19,7 @@ int quic_packet_decrypt(uint8_t *dest, const ngtcp2_crypto_aead *aead, const ngt
 
 int quic_packet_read(struct quic_conn *conn, uint64_t now_ns, struct bytes datagram, bool *authentic)
 {
-    ngtcp2_path path = quic_conn_path(conn);
+    ngtcp2_path path = quic_route_path(conn);
     ngtcp2_pkt_info info = {0};
     decrypted = false;
     int result = ngtcp2_conn_read_pkt(conn->ng, &path, &info, datagram.data, datagram.len, now_ns);

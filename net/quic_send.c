@@ -331,7 +331,7 @@ size_t quic_poll_send(struct quic *ep, uint64_t now_ns, struct id *peer, uint8_t
             continue;
         }
         size_t len = write_batch(conn, now_ns, buf, &own, segment_size);
-        if (conn->state == CONN_HANDSHAKE || conn->state == CONN_UP) {
+        if ((conn->state == CONN_HANDSHAKE || conn->state == CONN_UP) && !conn->stranded) {
             quic_conn_update_expiry(conn, now_ns);
             if (quic_link_alone(&conn->in_dirty) && (pending_classes(conn) & ~own.classes))
                 park(conn, own.classes != limits.classes ? &ep->shaped : &ep->waiting);

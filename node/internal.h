@@ -102,6 +102,8 @@ struct node_peer {
     uint64_t session_ups[NODE_PEER_SESSIONS_MAX]; /* since when they stand */
     struct seek seek;                             /* when the next session may be asked for */
     size_t relay_turn;                            /* which relay is asked next */
+    struct id shunned;                            /* a relay of its that fell silent */
+    uint64_t shun_until_ns;                       /* it is asked after all others until then */
     uint64_t busy_ns;                             /* when much was moving last; 0: never */
     uint64_t received;                            /* bytes of the connection, when last looked at */
     bool record_old;          /* its relays do not know it: its record is to be looked up again */

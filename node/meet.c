@@ -20,8 +20,10 @@ enum {
     PUNCH_LATER_S = 30,
     SHAPE_BELOW = 50, /* QUIC keeps a fiftieth below what a relay grants */
     BUSY_BYTES = 4096,
-    STANDBY_IDLE_S = 600, /* a session beside a direct route of a connection that moves little */
-    BUSY_LATELY_S = 120,  /* a connection that moved much since then is worth a standby */
+    STANDBY_IDLE_S = 600,    /* a session beside a direct route of a connection that moves little */
+    BUSY_LATELY_S = 120,     /* a connection that moved much since then is worth a standby */
+    SESSION_FRESH_MS = 2000, /* a new session may take so long to bring its first answer */
+    SHUN_MS = 30000,         /* a relay that fell silent is asked last for so long */
 };
 
 #define MS(x) ((uint64_t)(x)*UINT64_C(1000000))
@@ -65,14 +67,21 @@ static void close_session(struct node *node, struct node_peer *peer, size_t slot
     peer->session_vias[slot] = 0;
 }
 
-/* Opens one more session to the peer through a relay of its that none goes through yet; false: there is none.
- */
-static bool open_session(struct node *node, struct node_peer *peer, uint64_t now_ns)
+/* It carried a session with this peer, or was to, and fell silent not long ago. */
+static bool is_shunned(const struct node_peer *peer, const struct id *relay, uint64_t now_ns)
+{
+    return now_ns < peer->shun_until_ns && id_equal(&peer->shunned, relay);
+}
+
+/* One more session through a relay of the peer's, of those that are shunned or of the others. */
+static bool open_among(struct node *node, struct node_peer *peer, uint64_t now_ns, bool shunned)
 {
     size_t slot = session_slot(peer, 0);
     for (size_t i = 0; i < peer->relay_count && slot < NODE_PEER_SESSIONS_MAX; i++) {
         const struct nat_relay_place *at = &peer->relays[(peer->relay_turn + i) % peer->relay_count];
         uint32_t token;
+        if (is_shunned(peer, &at->id, now_ns) != shunned)
+            continue;
         if (id_equal(&at->id, &node->identity.id)) {
             offer_leg(node, peer, now_ns);
             continue;
@@ -86,6 +95,13 @@ static bool open_session(struct node *node, struct node_peer *peer, uint64_t now
         return true;
     }
     return false;
+}
+
+/* Opens one more session to the peer through a relay of its that none goes through yet; false: there is none.
+ */
+static bool open_session(struct node *node, struct node_peer *peer, uint64_t now_ns)
+{
+    return open_among(node, peer, now_ns, false) || open_among(node, peer, now_ns, true);
 }
 
 static bool busy_lately(const struct node_peer *peer, uint64_t now_ns)
@@ -199,15 +215,18 @@ static void session_up(struct node *node, uint64_t now_ns, const struct nat_rela
 }
 
 /* Nothing comes through the session: the peer, which asks for another, has lost it. */
-static bool is_stale(const struct node *node, const struct node_peer *peer, size_t slot)
+static bool is_stale(const struct node *node, const struct node_peer *peer, size_t slot, uint64_t now_ns)
 {
+    bool is_fresh = now_ns < peer->session_ups[slot] + MS(SESSION_FRESH_MS);
     struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
     int count = nat_path_candidates(node->path, &peer->id, info, NAT_PATH_CANDIDATES_MAX);
     if (peer->session_vias[slot] == 0)
         return false; /* on its way */
     for (int i = 0; i < count; i++) {
-        if (info[i].addr.via == peer->session_vias[slot])
-            return info[i].state == NAT_DEAD;
+        if (info[i].addr.via != peer->session_vias[slot])
+            continue;
+        bool untried = info[i].state == NAT_CANDIDATE || info[i].state == NAT_PROBING; /* perhaps again */
+        return info[i].state == NAT_DEAD || (untried && !is_fresh);
     }
     return true;
 }
@@ -216,7 +235,7 @@ static bool is_stale(const struct node *node, const struct node_peer *peer, size
 static size_t slot_for_offer(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
     for (size_t i = 0; i < NODE_PEER_SESSIONS_MAX && session_count(peer) == NODE_PEER_SESSIONS_MAX; i++) {
-        if (is_stale(node, peer, i))
+        if (is_stale(node, peer, i, now_ns))
             close_session(node, peer, i, now_ns);
     }
     return session_slot(peer, 0);
@@ -256,6 +275,10 @@ static void session_over(struct node *node, uint64_t now_ns, const struct nat_re
     if (slot < NODE_PEER_SESSIONS_MAX) {
         peer->sessions[slot] = 0;
         peer->session_vias[slot] = 0;
+        if (event->reason == NAT_RELAY_BY_LOST) {
+            peer->shunned = event->relay;
+            peer->shun_until_ns = now_ns + MS(SHUN_MS);
+        }
         if (event->type == NAT_RELAY_SESSION_DOWN)
             seek_hurry(&peer->seek, now_ns);
         else

@@ -23,12 +23,17 @@ void seek_opened(struct seek *seek, uint64_t now_ns, bool standby)
 void seek_up(struct seek *seek)
 {
     seek->silent = 0;
+    seek->refused = 0;
 }
 
 void seek_failed(struct seek *seek, uint64_t now_ns, bool silent)
 {
-    if (!silent)
+    if (!silent) {
+        uint64_t again_ns = seek->opened_ns + (MS(SEEK_REFUSED_MS) << seek->refused);
+        seek->refused += seek->refused < SEEK_DOUBLINGS_MAX;
+        seek->next_ns = again_ns < seek->next_ns ? again_ns : seek->next_ns;
         return;
+    }
     seek->silent += seek->silent < SEEK_DOUBLINGS_MAX;
     uint64_t next_ns = seek->opened_ns + wait_ns(seek);
     if (next_ns > now_ns && next_ns > seek->next_ns)

@@ -2,7 +2,8 @@
  *
  * The relays are those that the peer's record names, so anybody can have us write to any address by naming it
  * as a relay.  One that stays silent is asked ever less often; one that answers and drops what it gave is
- * asked no faster than any other.  A refusal costs nothing: it came from the relay itself. */
+ * asked no faster than any other.  A refusal came from the relay itself, and another is asked a second later.
+ */
 #ifndef DUNLIN_NODE_SEEK_H
 #define DUNLIN_NODE_SEEK_H
 
@@ -11,6 +12,7 @@
 
 enum {
     SEEK_AGAIN_MS = 4000,    /* between two sessions asked for */
+    SEEK_REFUSED_MS = 1000,  /* when the first was refused; doubles too */
     SEEK_DOUBLINGS_MAX = 4,  /* of that, by silent relays: at most 64 s */
     SEEK_USELESS_MS = 5000,  /* a session that brings no route for so long gives way to another */
     SEEK_STANDBY_MS = 20000, /* between two asked for as a reserve */
@@ -21,6 +23,7 @@ struct seek {
     uint64_t next_ns;
     uint64_t opened_ns; /* the last one asked for; 0: none */
     uint32_t silent;    /* in a row */
+    uint32_t refused;   /* since one stood */
 };
 
 /* The next one may be asked for. */

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Routes between two nodes die, return and change while data moves: all of it arrives, over one connection.
 
-How long it pauses is printed and held to generous bounds; a busy machine is no laboratory.  A run that fails
-is told and repeated once: about one change of route in sixty still loses the connection
-(docs/ARCHITECTURE.md, at its end).
+How long it pauses is printed and held to generous bounds; a busy machine is no laboratory, so that a run that
+paused for too long is told and repeated once.  Lost bytes or a lost connection are never forgiven.
 """
 
 import json
@@ -21,11 +20,15 @@ LONGEST_MS = 5000  # of any event, where half a second to three are aimed at
 SECONDS = 840  # two or three minutes where nothing else runs, and once more if need be
 
 
+class Slow(Failed):
+    """Everything arrived, but late."""
+
+
 def test(_context):
     """One run, or a second one."""
     try:
         run()
-    except Failed as failure:
+    except Slow as failure:
         say("FIRST RUN FAILED: %s" % failure)
         run()
 
@@ -58,7 +61,8 @@ def run():
     expect(all(transfer["intact"] for transfer in result["transfers"]), "every transfer is intact")
     expect(result["same_connection"], "one connection carried all of it")
     for row in result["events"]:
-        expect(row["longest_ms"] <= LONGEST_MS, "%s paused for %d ms" % (row["event"], row["longest_ms"]))
+        if row["longest_ms"] > LONGEST_MS:
+            raise Slow("%s paused for %d ms" % (row["event"], row["longest_ms"]))
 
 
 harness.run(test, SECONDS)

@@ -68,3 +68,22 @@ Test(seek, one_that_stood_long_is_replaced_at_once)
     seek_failed(&seek, now_ns, false); /* refused: no cause to wait */
     cr_assert(seek_due(&seek, now_ns));
 }
+
+/* Not at once, or two that refuse would be asked in turn as fast as they answer. */
+Test(seek, after_a_refusal_another_is_asked_soon_and_then_ever_later)
+{
+    seek_opened(&seek, now_ns, true);
+    seek_failed(&seek, now_ns + MS(40), false);
+    cr_assert_not(seek_due(&seek, now_ns + MS(SEEK_REFUSED_MS) - 1));
+    cr_assert(seek_due(&seek, now_ns + MS(SEEK_REFUSED_MS)));
+    unsigned asked = 0;
+    for (int i = 0; i < 36000; i++) {
+        now_ns += MS(100);
+        if (!seek_due(&seek, now_ns))
+            continue;
+        seek_opened(&seek, now_ns, true);
+        seek_failed(&seek, now_ns + MS(40), false);
+        asked++;
+    }
+    cr_assert_leq(asked, 3600 / 16 + 8, "%u", asked);
+}
