@@ -283,7 +283,7 @@ int gossip_round(struct gossip *g, uint64_t now_ns, uint64_t round, const struct
     g->counters.rounds++;
     *r = (struct gossip_open_round){
         .state = GOSSIP_ROUND_PREPARING, .number = round, .began_ns = now_ns, .buffer = -1};
-    r->paired = gossip_pair(&g->config.run, round, view, &g->config.self, &r->partner);
+    r->paired = gossip_pair(&g->config.run, round, 1, view, &g->config.self, &r->partner);
     r->inviter = r->paired && gossip_pair_invites(&g->config.self, &r->partner);
     r->deadline_ns = first_deadline(g, now_ns, r->inviter);
     if (g->paused)

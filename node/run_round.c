@@ -98,7 +98,7 @@ static void begin_round(struct run *run, uint64_t now_ns, uint64_t round)
         run_view_now(run, round, &view);
         if (gossip_round(run->gossip, now_ns, round, &view) < 0)
             solo(run, GOSSIP_SOLO_SUPERSEDED);
-        else if (!gossip_pair(&run->id, round, &view, &run->node->identity.id, &run->partner))
+        else if (!gossip_pair(&run->id, round, 1, &view, &run->node->identity.id, &run->partner))
             memset(&run->partner, 0, sizeof run->partner);
     }
     run->stage = RUN_SNAPSHOT;

@@ -65,6 +65,10 @@ Test(message, register_examples_of_the_protocol_page_decode)
     cr_assert_eq(gossip_member_decode(bytes_of(wire, len), &member), 0);
     cr_assert(member.joined_round == 16 && member.codecs == 7 && member.addr_count == 1);
     cr_assert_str_eq(member.name, "attic");
+    cr_assert(member.speed.bytes_class == 21 && member.speed.steps_class == 12);
+    cr_assert(member.speed_before.bytes_class == 20 && member.speed_round == 48);
+    int again = gossip_member_encode(&member, wire + len, sizeof wire - len);
+    cr_assert(again == (int)len && memcmp(wire, wire + len, len) == 0, "the example is the normal form");
     len = example("progress", wire, sizeof wire);
     cr_assert_eq(gossip_progress_decode(bytes_of(wire, len), &progress), 0);
     cr_assert(progress.round == 42 && progress.tokens == 1376256 && progress.train_loss == 2.25);
