@@ -49,8 +49,8 @@ enum converge_method {
     CONVERGE_METHODS
 };
 
-/* Random: gossip_pair's hashed order.  Hypercube: partner across one bit of the rank, the bit walking with
- * the rounds, while the number of live nodes is a power of two; otherwise random. */
+/* hypercube: gossip/pairing.h, which walks a hypercube where the number of live nodes is a power of two, and
+ * a tournament else.  random: a new draw each round, without memory. */
 enum converge_order { CONVERGE_RANDOM, CONVERGE_HYPERCUBE, CONVERGE_ORDERS };
 
 /* warm: all nodes start from the synchronous checkpoint.  shared: from one seed's fresh weights.

@@ -1,7 +1,4 @@
-/* Who meets whom, from gossip's own pairing over the view that each node would have. */
-#include <stdlib.h>
-#include <string.h>
-
+/* Who meets whom: gossip's own pairing over the view that each node would have, or a draw without memory. */
 #include "gossip/pairing.h"
 #include "tools/converge/swarm.h"
 
@@ -26,16 +23,27 @@ static void view_of(const struct swarm *swarm, size_t self, uint64_t round, stru
     gossip_view_build(view, round, 0, states, count);
 }
 
-/* Across one bit of the rank by id. */
-static size_t hypercube_partner(const struct swarm *swarm, const struct gossip_view *view, size_t self,
-                                size_t turn)
+/* Neighbours in the order of this round's lots; the last of an odd number stays alone. */
+static size_t drawn_partner(const struct swarm *swarm, uint64_t round, size_t self)
 {
-    size_t bits = 0, rank = 0;
-    while (((size_t)1 << bits) < view->count)
-        bits++;
-    while (!id_equal(&view->entries[rank].id, &swarm->nodes[self].id))
-        rank++;
-    return index_of(swarm, &view->entries[rank ^ (size_t)1 << turn % bits].id);
+    size_t order[CONVERGE_NODES_MAX];
+    double lots[CONVERGE_NODES_MAX];
+    size_t count = 0, own = 0;
+    for (size_t i = 0; i < swarm->config->nodes; i++) {
+        if (!swarm->nodes[i].live || faults_parted(swarm, self, i))
+            continue;
+        double lot = swarm_chance(swarm, "dunlin converge pair", round, i);
+        size_t at = count++;
+        for (; at > 0 && lots[at - 1] > lot; at--) {
+            lots[at] = lots[at - 1];
+            order[at] = order[at - 1];
+        }
+        lots[at] = lot;
+        order[at] = i;
+    }
+    while (order[own] != self)
+        own++;
+    return (own ^ 1) < count ? order[own ^ 1] : self;
 }
 
 void pairs_choose(const struct swarm *swarm, uint64_t round, size_t fragments,
@@ -47,11 +55,12 @@ void pairs_choose(const struct swarm *swarm, uint64_t round, size_t fragments,
         partner[i] = i;
         if (!swarm->nodes[i].live)
             continue;
+        if (swarm->config->order == CONVERGE_RANDOM) {
+            partner[i] = drawn_partner(swarm, round, i);
+            continue;
+        }
         view_of(swarm, i, round, &view);
-        bool power = view.count > 1 && (view.count & (view.count - 1)) == 0;
-        if (swarm->config->order == CONVERGE_HYPERCUBE && power)
-            partner[i] = hypercube_partner(swarm, &view, i, (size_t)(round / fragments + round % fragments));
-        else if (gossip_pair(&swarm->run, round, &view, &swarm->nodes[i].id, &other))
+        if (gossip_pair(&swarm->run, round, (unsigned)fragments, &view, &swarm->nodes[i].id, &other))
             partner[i] = index_of(swarm, &other);
     }
     for (size_t i = 0; i < swarm->config->nodes; i++)

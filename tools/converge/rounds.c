@@ -217,6 +217,17 @@ static void one_round(struct swarm *swarm)
     swarm->round++;
 }
 
+/* Where a straight line from the last point to this one is at the limit. */
+static double crossing_of(const struct converge_result *result, uint32_t cycle, double loss, double limit)
+{
+    if (result->curve_count == 0)
+        return cycle;
+    const struct converge_point *last = &result->curve[result->curve_count - 1];
+    if (!(last->loss > limit) || !isfinite(last->loss))
+        return cycle;
+    return last->cycle + (last->loss - limit) / (last->loss - loss) * (double)(cycle - last->cycle);
+}
+
 /* The point, and each threshold that was crossed since the last one. */
 static void curve_point(struct swarm *swarm, struct converge_result *result)
 {
@@ -225,13 +236,8 @@ static void curve_point(struct swarm *swarm, struct converge_result *result)
     double loss = measure_curve(swarm);
     for (size_t t = 0; t < CONVERGE_THRESHOLDS_MAX; t++) {
         double limit = c->thresholds[t];
-        if (result->crossing[t] >= 0 || !(limit > 0) || !(loss <= limit))
-            continue;
-        const struct converge_point *last = &result->curve[result->curve_count - 1];
-        bool first = result->curve_count == 0 || !(last->loss > limit);
-        result->crossing[t] =
-            first ? cycle
-                  : last->cycle + (last->loss - limit) / (last->loss - loss) * (double)(cycle - last->cycle);
+        if (result->crossing[t] < 0 && limit > 0 && loss <= limit)
+            result->crossing[t] = crossing_of(result, cycle, loss, limit);
     }
     if (result->curve_count < CONVERGE_CURVE_MAX)
         result->curve[result->curve_count++] = (struct converge_point){.cycle = cycle, .loss = loss};
