@@ -56,9 +56,18 @@ int trainer_apply(struct trainer *trainer, const float difference[], float scale
     return 0;
 }
 
+int trainer_score(struct trainer *trainer, const float params[], struct trainer_score *out)
+{
+    return trainer->ops->score(trainer->self, params == NULL ? trainer_params(trainer) : params, out);
+}
+
 int trainer_evaluate(struct trainer *trainer, const float params[], double *loss)
 {
-    return trainer->ops->evaluate(trainer->self, params == NULL ? trainer_params(trainer) : params, loss);
+    struct trainer_score score;
+    int result = trainer_score(trainer, params, &score);
+    if (result == 0)
+        *loss = score.loss;
+    return result;
 }
 
 size_t trainer_state_bytes(const struct trainer *trainer)
