@@ -340,6 +340,37 @@ Test(converge, checkpoint_is_kept_and_checked)
     cr_expect_eq(converge_run(&c, &result, why), ERR_MISMATCH);
 }
 
+/* The second model goes through the same rounds: an MLP on rows, from different weights, learns. */
+Test(converge, rows_and_mlp)
+{
+    struct converge_config c = tiny();
+    const uint32_t sizes[3] = {3, 8, 2};
+    FILE *out = fopen(text, "w");
+    cr_assert_not_null(out);
+    for (int i = 0; i < 400; i++)
+        fprintf(out, "%d,%d,%d,%d\n", i % 7, i % 5, i % 3, i % 7 > 3);
+    cr_assert_eq(fclose(out), 0);
+    c.model = train_model_config_mlp(3, sizes);
+    c.model.input_max = 6;
+    c.rows = text;
+    c.method = CONVERGE_PAIR;
+    c.start = CONVERGE_DIFFERENT;
+    c.correction = CONVERGE_GATED;
+    c.batch = 8;
+    c.rate = 0.01F;
+    c.steps = 200;
+    run(&c);
+    cr_expect_gt(result.accuracy, 0.9);
+    cr_expect_gt(result.corrected, 0);
+    c.sgd = true;
+    c.rate = 0.3F;
+    c.threads = 2;
+    run(&c);
+    cr_expect_gt(result.accuracy, 0.9);
+    c.start = CONVERGE_WARM;
+    cr_expect_eq(converge_config_check(&c, why), ERR_INVALID);
+}
+
 /* Settings that make no sense are refused with a reason, and so is text that is not there. */
 Test(converge, bad_settings_are_refused)
 {

@@ -134,7 +134,14 @@ int converge_config_check(const struct converge_config *c, char why[CONVERGE_WHY
         return refuse(why, "--batch is 1 to 256, --windows 1 to 65536");
     if (!(c->rate > 0 && c->rate < 1) || !(c->warm_rate > 0 && c->warm_rate < 1))
         return refuse(why, "learning rates are above 0 and below 1");
-    if (c->text == NULL || c->held == NULL)
+    bool mlp = c->model.kind == TRAIN_MLP;
+    if (mlp != (c->rows != NULL))
+        return refuse(why, "--rows FILE and --sizes N,N,... belong together");
+    if (mlp && (c->start == CONVERGE_WARM || c->method == CONVERGE_SYNC || c->disturb.shards))
+        return refuse(why, "rows have no warm start, no sync and no shards: --start shared or different");
+    if (c->sgd && !mlp)
+        return refuse(why, "--sgd is for rows");
+    if (!mlp && (c->text == NULL || c->held == NULL))
         return refuse(why, "--text PATH (to train on) and --held FILE (to measure on) are needed");
     if (c->start == CONVERGE_WARM && c->warm_steps == 0)
         return refuse(why, "--start warm needs --warm-steps; from fresh weights: --start shared");

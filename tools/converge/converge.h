@@ -17,6 +17,9 @@
  *   pair      the same with the plain outer step: both partners take their mean
  *   isolated  nobody talks
  *
+ * The model is the built-in transformer on text, or an MLP on rows with a class (perplexity is then of the
+ * class), without a warm start.
+ *
  * A cycle is h local steps; it has one round for each fragment of the model, evenly spread. */
 #ifndef DUNLIN_TOOLS_CONVERGE_H
 #define DUNLIN_TOOLS_CONVERGE_H
@@ -110,6 +113,8 @@ struct converge_config {
     struct train_model_config model;
     struct converge_disturbance disturb;
     uint64_t seed;
+    const char *rows;   /* CSV or IDX of rows with a class, for an MLP; NULL: text, for the transformer */
+    bool sgd;           /* plain SGD with momentum 0 in place of AdamW; for rows */
     const char *text;   /* training text: file or folder */
     const char *held;   /* file never trained on */
     const char *shards; /* folder with 0.txt, 1.txt ... for disturb.shards */
@@ -127,6 +132,7 @@ struct converge_result {
     double ppl_mean, ppl_worst; /* over honest live nodes; perplexity per byte */
     double ppl_merged;          /* of their exact mean weights */
     double ppl_finish;          /* of a node after the final merge by pairs; 0: method has none */
+    double accuracy;            /* mean over nodes, of rows; 0 for text */
     double spread;              /* rms distance from the mean weights over the norm of the mean */
     double spread_finish;       /* the same after the final merge */
     uint32_t finish_rounds;

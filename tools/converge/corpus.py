@@ -5,6 +5,7 @@ import json
 import pathlib
 
 DICTIONARY = pathlib.Path("/usr/share/dictd/gcide.dict.dz")  # package dict-gcide, 40 MB of English
+DIGITS = pathlib.Path("/usr/lib/python3/dist-packages/sklearn/datasets/data/digits.csv.gz")
 BLOCK = 8192
 HELD_EVERY = 50  # one block in so many is never trained on; half of these for choosing the learning rate
 KEEP_EVERY = 4   # of the others: 10 MB are more than the longest run reads
@@ -47,6 +48,16 @@ def split(text, keep_every, held_every):
     return train, tune, held
 
 
+def prepare_digits(out):
+    """Writes digits.csv: 1797 images of 8 x 8 (UCI, in package python3-sklearn).  False: it is not there."""
+    if not DIGITS.exists():
+        return False
+    out.mkdir(parents=True, exist_ok=True)
+    with gzip.open(DIGITS) as file:
+        (out / "digits.csv").write_bytes(file.read())
+    return True
+
+
 def prepare(root, out, quick):
     """Writes text.txt, small.txt, held.txt, tune.txt and shards/N.txt below out; returns a description."""
     note = out / "corpus.json"
@@ -56,7 +67,8 @@ def prepare(root, out, quick):
         name, text, keep, held_every = "the repository's own text", repository_text(root), 1, 10
     else:
         raise CorpusError(f"{DICTIONARY} is missing: install the package dict-gcide "
-                          "(tools/install-deps bench); without it only --quick runs, on the repository's text")
+                          "(tools/install-deps bench); without it only --quick runs, on the repository's "
+                          "text")
     known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
     if text is None and known.get("name") == name and (out / "held.txt").exists():
         return known

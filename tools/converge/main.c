@@ -20,6 +20,8 @@ static const char help[] =
     "  --correction plain|gated|always                     (plain)\n"
     "  --plain-cycles N          the last cycles without momentum (10)\n"
     "  --width N --layers N --heads N --context N          the model (128, 2, 4, 128)\n"
+    "  --rows FILE --sizes N,N,...  --input-max X  --sgd   an MLP on CSV or IDX instead of text (input-max "
+    "1)\n"
     "  --windows N --curve N     held-out windows (256); a point of the loss curve each N cycles\n"
     "  --threshold LOSS          reports the cycle in which the curve crosses it; up to four\n"
     "  --warm-only               makes the checkpoint and measures it\n"
@@ -46,6 +48,9 @@ enum option_code {
     OPTION_PARTITION,
     OPTION_QUIET,
     OPTION_WARM_ONLY,
+    OPTION_ROWS,
+    OPTION_SIZES,
+    OPTION_SGD,
     OPTION_SEED,
     OPTION_THRESHOLD,
     OPTION_HELP,
@@ -98,6 +103,26 @@ static void parse_attack(struct converge_config *c, const char *text)
         c->strength = (float)real_of(colon + 1);
 }
 
+/* "64,32,10": inputs, hidden layers, classes. */
+static void parse_sizes(struct converge_config *c, const char *text)
+{
+    uint32_t sizes[TRAIN_MLP_SIZES_MAX];
+    size_t count = 0;
+    const char *at = text;
+    for (;;) {
+        char *end;
+        unsigned long value = strtoul(at, &end, 10);
+        if (end == at || value > TRAIN_MLP_WIDTH_MAX || count == TRAIN_MLP_SIZES_MAX ||
+            (*end != ',' && *end != '\0'))
+            wrong("--sizes is like 64,32,10, not", text);
+        sizes[count++] = (uint32_t)value;
+        if (*end == '\0')
+            break;
+        at = end + 1;
+    }
+    c->model = train_model_config_mlp(count, sizes);
+}
+
 /* The options whose value is a name, a path or nothing. */
 static void parse_other(struct converge_config *c, int code, const char *value, size_t *thresholds)
 {
@@ -139,6 +164,12 @@ static void parse_other(struct converge_config *c, int code, const char *value, 
             wrong("--gates is on or off, not", value);
         c->gates = strcmp(value, "on") == 0;
         return;
+    case OPTION_ROWS:
+        c->rows = value;
+        return;
+    case OPTION_SIZES:
+        parse_sizes(c, value);
+        return;
     case OPTION_SEED:
         c->seed = count_of(value);
         return;
@@ -151,6 +182,7 @@ static void parse_other(struct converge_config *c, int code, const char *value, 
         c->disturb.shards = c->disturb.shards || code == OPTION_NON_IID;
         c->disturb.partition = c->disturb.partition || code == OPTION_PARTITION;
         c->warm_only = c->warm_only || code == OPTION_WARM_ONLY;
+        c->sgd = c->sgd || code == OPTION_SGD;
         c->quiet = c->quiet || code == OPTION_QUIET;
         return;
     }
@@ -170,6 +202,9 @@ static const struct option options[] = {
     {"gates", 1, NULL, OPTION_GATES},
     {"non-iid", 0, NULL, OPTION_NON_IID},
     {"partition", 0, NULL, OPTION_PARTITION},
+    {"rows", 1, NULL, OPTION_ROWS},
+    {"sizes", 1, NULL, OPTION_SIZES},
+    {"sgd", 0, NULL, OPTION_SGD},
     {"warm-only", 0, NULL, OPTION_WARM_ONLY},
     {"quiet", 0, NULL, OPTION_QUIET},
     {"seed", 1, NULL, OPTION_SEED},
@@ -197,6 +232,7 @@ static const struct option options[] = {
     {"fail", 1, NULL, OPTION_SHARE + 2},
     {"one-sided", 1, NULL, OPTION_SHARE + 3},
     {"join", 1, NULL, OPTION_SHARE + 4},
+    {"input-max", 1, NULL, OPTION_SHARE + 5},
     {NULL, 0, NULL, 0},
 };
 
@@ -208,8 +244,9 @@ static void parse(struct converge_config *c, int argc, char **argv)
                           &c->curve,        &c->disturb.straggler, &c->disturb.kill,
                           &c->disturb.late, &c->model.width,       &c->model.layers,
                           &c->model.heads,  &c->model.context};
-    double rate = c->rate, warm_rate = c->warm_rate;
-    double *reals[] = {&rate, &warm_rate, &c->disturb.fail, &c->disturb.one_sided, &c->disturb.join};
+    double rate = c->rate, warm_rate = c->warm_rate, input_max = 1;
+    double *reals[] = {&rate,     &warm_rate, &c->disturb.fail, &c->disturb.one_sided, &c->disturb.join,
+                       &input_max};
     size_t thresholds = 0;
     for (int code = getopt_long(argc, argv, "", options, NULL); code != -1;
          code = getopt_long(argc, argv, "", options, NULL)) {
@@ -232,6 +269,8 @@ static void parse(struct converge_config *c, int argc, char **argv)
         wrong("what is", argv[optind]);
     if (c->method == CONVERGE_H1)
         c->h = c->fragments = 1; /* what the name says */
+    if (c->model.kind == TRAIN_MLP)
+        c->model.input_max = (float)input_max;
     c->rate = (float)rate;
     c->warm_rate = (float)warm_rate;
 }

@@ -5,8 +5,20 @@
 
 enum { BATCH = 8, CURVE_WINDOWS = 64 };
 
-double measure_loss(struct swarm *swarm, size_t member, const float params[], uint32_t windows)
+static double rows_loss(struct swarm_node *node, const float params[])
 {
+    struct trainer_score score;
+    node->accuracy = 0;
+    if (trainer_score(&node->trainer, params, &score) < 0)
+        return INFINITY;
+    node->accuracy = score.accuracy;
+    return score.loss;
+}
+
+double measure_loss(struct swarm *swarm, size_t member, size_t index, const float params[], uint32_t windows)
+{
+    if (swarm->config->rows != NULL)
+        return rows_loss(&swarm->nodes[index], params);
     const uint8_t *batch[BATCH];
     size_t context = swarm->layout.model.context;
     size_t room = swarm->held_len - context - 1;
@@ -25,14 +37,14 @@ static void full_job(struct swarm *swarm, size_t member, size_t index)
 {
     struct swarm_node *node = &swarm->nodes[index];
     if (swarm_counts(node))
-        node->loss = measure_loss(swarm, member, swarm_params(node), swarm->config->windows);
+        node->loss = measure_loss(swarm, member, index, swarm_params(node), swarm->config->windows);
 }
 
 static void curve_job(struct swarm *swarm, size_t member, size_t index)
 {
     struct swarm_node *node = &swarm->nodes[index];
     if (swarm_counts(node))
-        node->loss = measure_loss(swarm, member, swarm_params(node), CURVE_WINDOWS);
+        node->loss = measure_loss(swarm, member, index, swarm_params(node), CURVE_WINDOWS);
 }
 
 double measure_curve(struct swarm *swarm)
@@ -72,17 +84,19 @@ double measure_spread(struct swarm *swarm)
 void measure_final(struct swarm *swarm, struct converge_result *result)
 {
     size_t count = 0;
-    result->ppl_mean = result->ppl_worst = 0;
+    result->ppl_mean = result->ppl_worst = result->accuracy = 0;
     swarm_each(swarm, swarm->config->nodes, full_job);
     for (size_t i = 0; i < swarm->config->nodes; i++) {
         if (!swarm_counts(&swarm->nodes[i]))
             continue;
         double ppl = exp(swarm->nodes[i].loss);
         result->ppl_mean += ppl;
+        result->accuracy += swarm->nodes[i].accuracy;
         result->ppl_worst = ppl > result->ppl_worst ? ppl : result->ppl_worst;
         count++;
     }
     result->ppl_mean /= (double)count;
+    result->accuracy /= (double)count;
     result->spread = measure_spread(swarm);
-    result->ppl_merged = exp(measure_loss(swarm, 0, swarm->mean, swarm->config->windows));
+    result->ppl_merged = exp(measure_loss(swarm, 0, 0, swarm->mean, swarm->config->windows));
 }

@@ -26,7 +26,7 @@ static void view_of(const struct swarm *swarm, size_t self, uint64_t round, stru
 /* Neighbours in the order of this round's lots; the last of an odd number stays alone. */
 static size_t drawn_partner(const struct swarm *swarm, uint64_t round, size_t self)
 {
-    size_t order[CONVERGE_NODES_MAX];
+    size_t order[CONVERGE_NODES_MAX] = {0};
     double lots[CONVERGE_NODES_MAX];
     size_t count = 0, own = 0;
     for (size_t i = 0; i < swarm->config->nodes; i++) {
@@ -41,7 +41,7 @@ static size_t drawn_partner(const struct swarm *swarm, uint64_t round, size_t se
         lots[at] = lot;
         order[at] = i;
     }
-    while (order[own] != self)
+    while (own + 1 < count && order[own] != self)
         own++;
     return (own ^ 1) < count ? order[own ^ 1] : self;
 }

@@ -42,6 +42,7 @@ static void print_settings(FILE *to, const struct converge_config *c)
     count(to, "warm_steps", c->start == CONVERGE_WARM ? c->warm_steps : 0);
     count(to, "batch", c->batch);
     count(to, "context", c->model.context);
+    text(to, "model", train_model_kind_name(c->model.kind));
     number(to, "fail", d->fail);
     number(to, "one_sided", d->one_sided);
     count(to, "straggler", d->straggler);
@@ -83,6 +84,7 @@ void converge_print(FILE *to, const struct converge_config *config, const struct
     number(to, "ppl_mean", r->ppl_mean);
     number(to, "ppl_merged", r->ppl_merged);
     number(to, "ppl_worst", r->ppl_worst);
+    number(to, "accuracy", r->accuracy);
     number(to, "spread", r->spread);
     number(to, "bytes_per_node_round", r->bytes_per_node_round);
     number(to, "bytes_per_node", r->bytes_per_node);

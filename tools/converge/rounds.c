@@ -310,7 +310,7 @@ static void average_job(struct swarm *swarm, size_t member, size_t a)
     if (b <= a)
         return;
     float *left = swarm_params(&swarm->nodes[a]), *right = swarm_params(&swarm->nodes[b]);
-    gossip_average(swarm->layout.arena_floats, left, right, swarm->nodes[a].scratch);
+    gossip_pair_target(swarm->layout.arena_floats, 0.5F, left, left, right, swarm->nodes[a].scratch);
     memcpy(left, swarm->nodes[a].scratch, swarm->layout.arena_floats * sizeof(float));
     memcpy(right, swarm->nodes[a].scratch, swarm->layout.arena_floats * sizeof(float));
 }
@@ -330,5 +330,5 @@ void rounds_finish(struct swarm *swarm, struct converge_result *result)
     while (!swarm_counts(&swarm->nodes[first]))
         first++;
     result->ppl_finish =
-        exp(measure_loss(swarm, 0, swarm_params(&swarm->nodes[first]), swarm->config->windows));
+        exp(measure_loss(swarm, 0, first, swarm_params(&swarm->nodes[first]), swarm->config->windows));
 }

@@ -27,11 +27,11 @@ static int run_sync(struct swarm *swarm, struct converge_result *result, char wh
         train_init(&swarm->layout, seed, state.params);
         done = warm > 0 ? warm_start(swarm, &state, why) : 0;
         if (done == 0 && warm > 0)
-            result->warm_ppl = exp(measure_loss(swarm, 0, state.params, c->windows));
+            result->warm_ppl = exp(measure_loss(swarm, 0, 0, state.params, c->windows));
         if (done == 0 && !c->warm_only)
             done = sync_run(swarm, &state, c->rate, warm, c->steps);
         if (done == 0)
-            result->ppl_mean = exp(measure_loss(swarm, 0, state.params, c->windows));
+            result->ppl_mean = exp(measure_loss(swarm, 0, 0, state.params, c->windows));
         result->ppl_merged = result->ppl_worst = result->ppl_mean;
         result->rounds = c->steps;
         result->bytes_per_value = 2.0 * (c->nodes - 1) / c->nodes * sizeof(float);
@@ -52,7 +52,7 @@ static int run_rounds(struct swarm *swarm, struct converge_result *result, char 
     if (done < 0)
         return done;
     if (c->start == CONVERGE_WARM)
-        result->warm_ppl = exp(measure_loss(swarm, 0, swarm_params(&swarm->nodes[0]), c->windows));
+        result->warm_ppl = exp(measure_loss(swarm, 0, 0, swarm_params(&swarm->nodes[0]), c->windows));
     rounds_run(swarm, result);
     measure_final(swarm, result);
     if (c->attack == CONVERGE_HONEST && isfinite(result->spread) && result->spread > 0)

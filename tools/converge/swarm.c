@@ -97,11 +97,24 @@ float swarm_rate(const struct converge_config *config, float peak, uint32_t step
     return train_lr(&adamw, ((double)step_of_all + 0.5) / (double)(warm + config->steps));
 }
 
+static int open_rows(struct swarm *swarm, struct swarm_node *node, char why[CONVERGE_WHY_SIZE])
+{
+    const struct train_model_config *model = &swarm->config->model;
+    struct train_samples_config config = {.path = swarm->config->rows,
+                                          .inputs = model->sizes[0],
+                                          .classes = model->sizes[model->size_count - 1],
+                                          .input_max = model->input_max,
+                                          .node = node->id};
+    return train_samples_open(&config, &swarm->heap, &node->samples, why, CONVERGE_WHY_SIZE);
+}
+
 static int open_data(struct swarm *swarm, size_t index, char why[CONVERGE_WHY_SIZE])
 {
     const struct converge_config *c = swarm->config;
     struct swarm_node *node = &swarm->nodes[index];
     char path[4096];
+    if (c->rows != NULL)
+        return open_rows(swarm, node, why);
     struct train_data_config config = {.path = c->text, .context = c->model.context, .node = node->id};
     if (c->disturb.shards) {
         if (snprintf(path, sizeof path, "%s/%zu.txt", c->shards, index) >= (int)sizeof path)
@@ -114,14 +127,21 @@ static int open_data(struct swarm *swarm, size_t index, char why[CONVERGE_WHY_SI
 static int open_trainer(struct swarm *swarm, size_t index)
 {
     const struct converge_config *c = swarm->config;
-    struct trainer_options options = trainer_options_default();
+    struct trainer_options options =
+        c->rows == NULL ? trainer_options_default() : trainer_options_mlp(&c->model);
     bool own = c->start == CONVERGE_DIFFERENT;
     options.model = c->model;
     options.batch = c->batch;
     options.micro = c->batch;
     swarm_weights_seed(c, own ? index : SIZE_MAX, options.seed);
-    return trainer_create_builtin(&options, swarm->nodes[index].data, &swarm->heap,
-                                  &swarm->nodes[index].trainer);
+    struct swarm_node *node = &swarm->nodes[index];
+    if (c->sgd) {
+        options.optimizer = TRAIN_SGD;
+        options.adamw.beta1 = 0;
+    }
+    if (c->rows != NULL)
+        return trainer_create_mlp(&options, node->samples, &swarm->heap, &node->trainer);
+    return trainer_create_builtin(&options, node->data, &swarm->heap, &node->trainer);
 }
 
 static int get_arrays(struct swarm *swarm, struct swarm_node *node)
@@ -212,10 +232,10 @@ static int open_shared(struct swarm *swarm, char why[CONVERGE_WHY_SIZE])
                        swarm->layout.tensor_count, c->fragments);
         return ERR_INVALID;
     }
-    int result = read_held(swarm, why);
+    int result = c->rows == NULL ? read_held(swarm, why) : 0;
     if (result == 0)
         result = train_pool_create(c->threads, &swarm->heap, &swarm->pool);
-    for (size_t i = 0; result == 0 && i < c->threads; i++)
+    for (size_t i = 0; result == 0 && c->rows == NULL && i < c->threads; i++)
         result = train_pass_create(&swarm->layout, 8, &swarm->heap, &swarm->passes[i]);
     swarm->mean = allocator_get(&swarm->heap, swarm->layout.arena_floats, sizeof(float));
     return result == 0 && swarm->mean == NULL ? ERR_NO_MEMORY : result;
@@ -240,6 +260,7 @@ void swarm_close(struct swarm *swarm)
         struct swarm_node *node = &swarm->nodes[i];
         trainer_destroy(&node->trainer);
         train_data_close(node->data);
+        train_samples_close(node->samples);
         void *memory[] = {node->theta, node->phi,     node->delta, node->diff,
                           node->shown, node->scratch, node->first, node->blob};
         for (size_t m = 0; m < sizeof memory / sizeof *memory; m++)

@@ -11,7 +11,8 @@
 
 struct swarm_node {
     struct id id;
-    struct train_data *data;
+    struct train_data *data;           /* of text */
+    struct train_samples *samples;     /* of rows */
     struct trainer trainer;            /* ops NULL for sync, which has one set of weights */
     float *theta, *phi, *delta, *diff; /* [arena_floats] */
     float *shown, *scratch;            /* [arena_floats]; what an attacker sends; the exchange's */
@@ -25,7 +26,7 @@ struct swarm_node {
     uint64_t fresh_until;                 /* int8 before this round: first contacts */
     uint32_t due[CONVERGE_FRAGMENTS_MAX]; /* step at which diff is applied; 0: none */
     uint64_t bytes, values, blocks, resent, merges, solos, refused, clipped, corrected, tokens;
-    double loss; /* of the last evaluation */
+    double loss, accuracy; /* of the last evaluation */
 };
 
 struct swarm {
@@ -102,8 +103,9 @@ void attack_prepare(struct swarm *swarm, size_t index, size_t fragment, struct e
 /* Keeps the first bytes that came, for replay. */
 void attack_learn(struct swarm *swarm, size_t index, size_t fragment, const struct exchange_side *other);
 
-/* measure.c: mean loss of weights on `windows` held-out windows evenly spread; infinite when not finite. */
-double measure_loss(struct swarm *swarm, size_t member, const float params[], uint32_t windows);
+/* measure.c: mean loss of weights on `windows` held-out windows evenly spread, or on the validation rows;
+ * infinite when not finite.  `index` is a node that no other member is working on. */
+double measure_loss(struct swarm *swarm, size_t member, size_t index, const float params[], uint32_t windows);
 /* Fills perplexities and spread from the nodes' present weights. */
 void measure_final(struct swarm *swarm, struct converge_result *result);
 /* Mean loss over counted nodes, for the curve. */
