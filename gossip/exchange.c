@@ -11,7 +11,7 @@ enum { ALIGN = 64, NS_PER_MS = 1000000 };
 
 struct gossip_config gossip_config_default(void)
 {
-    return (struct gossip_config){.codecs = (1u << GOSSIP_CODEC_COUNT) - 1,
+    return (struct gossip_config){.codecs = GOSSIP_CODECS_PLAIN,
                                   .round_ns = UINT64_C(30000000000),
                                   .first_frame_ns = UINT64_C(10000000000),
                                   .stall_ns = UINT64_C(20000000000),

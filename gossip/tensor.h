@@ -11,7 +11,7 @@
 
 enum {
     GOSSIP_TENSORS_MAX = 4096, /* tensors of one model */
-    GOSSIP_BLOCK = 256,        /* values sharing one scale in the int8 codec; blocks end with their tensor */
+    GOSSIP_BLOCK = 256,        /* values sharing one scale or step; blocks end with their tensor */
 };
 
 #define GOSSIP_PARAMS_MAX (UINT64_C(1) << 32) /* parameters of one model: 16 GiB of float32 */
@@ -32,8 +32,14 @@ enum gossip_codec {
     GOSSIP_CODEC_BF16 = 1, /* little-endian bfloat16, 2 bytes a value, round to nearest even */
     GOSSIP_CODEC_INT8 =
         2, /* per block: float32 scale, then a signed byte a value; about 1.016 bytes a value */
+    GOSSIP_CODEC_MOD4 = 3, /* modular, gossip/codec_modular.h: 4 bits a value and 4 bytes a block */
+    GOSSIP_CODEC_MOD3 = 4, /* 3 bits */
+    GOSSIP_CODEC_MOD2 = 5, /* 2 bits */
     GOSSIP_CODEC_COUNT
 };
+
+/* Codecs whose blob can be decoded alone, without the receiver's own weights, as a mask of 1 << codec. */
+enum { GOSSIP_CODECS_PLAIN = 1 << GOSSIP_CODEC_FP32 | 1 << GOSSIP_CODEC_BF16 | 1 << GOSSIP_CODEC_INT8 };
 
 /* What two members must have in common before they exchange, and how large each encoding is. */
 struct gossip_layout {

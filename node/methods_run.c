@@ -104,7 +104,8 @@ static int read_config(struct node *node, const struct pack_reader *params, stru
         config->gamma = config->beta; /* only theta is exchanged, which needs them equal */
     (void)control_float(params, "gamma", &config->gamma);
     if (control_has(params, "codec")) {
-        if (!control_text(params, "codec", codec, sizeof codec) || gossip_codec_parse(codec, &parsed) < 0) {
+        if (!control_text(params, "codec", codec, sizeof codec) || gossip_codec_parse(codec, &parsed) < 0 ||
+            (GOSSIP_CODECS_PLAIN >> parsed & 1) == 0) {
             *why = "codec must be fp32, bf16 or int8";
             return ERR_INVALID;
         }

@@ -222,10 +222,9 @@ static void begin_merge(struct run *run)
             .own_round = run->round,
             .partner_round = outcome->round,
             .theta = run->theta,
-            .own_codec = codec,
-            .own_blob = bytes_of(run->blobs[run->blob_now].bytes, run->shape.encoded_bytes[codec]),
-            .partner_codec = outcome->codec,
-            .partner_blob = outcome->blob,
+            .own = {.codec = codec,
+                    .blob = bytes_of(run->blobs[run->blob_now].bytes, run->shape.encoded_bytes[codec])},
+            .partner = {.codec = outcome->codec, .blob = outcome->blob},
         };
     }
     submit(run, job);

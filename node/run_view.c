@@ -170,10 +170,8 @@ static void put(struct run *run, uint16_t slot, const uint8_t *value, int len, u
 void run_put_member(struct run *run, uint64_t now_ns)
 {
     uint8_t value[GOSSIP_MEMBER_VALUE_MAX];
-    struct gossip_member member = {.joined_round = run->joined_round};
+    struct gossip_member member = {.joined_round = run->joined_round, .codecs = GOSSIP_CODECS_PLAIN};
     struct node *node = run->node;
-    for (unsigned codec = 0; codec < GOSSIP_CODEC_COUNT; codec++)
-        member.codecs |= 1u << codec;
     for (size_t i = 0; i < node->own_addr_count && i < GOSSIP_MEMBER_ADDRS_MAX; i++)
         member.addrs[member.addr_count++] = node->own_addrs[i];
     run->member_put_ns = now_ns;

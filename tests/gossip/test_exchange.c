@@ -645,7 +645,7 @@ Test(exchange, config_says_what_is_wrong)
     start();
     c.layout = layout;
     cr_assert_eq(gossip_config_check(&c, &why), 0);
-    c.codecs = 8;
+    c.codecs = 1u << GOSSIP_CODEC_COUNT;
     cr_assert_eq(gossip_config_check(&c, &why), ERR_INVALID);
     c.codecs = 1;
     c.round_ns = 1;

@@ -49,18 +49,17 @@ static void start(uint64_t seed, enum gossip_codec first, enum gossip_codec seco
 
 static struct gossip_merge_input input(const struct side *own, const struct side *other)
 {
-    return (struct gossip_merge_input){.tensors = tensors,
-                                       .tensor_count = 3,
-                                       .outer = gossip_outer_default(),
-                                       .variance_correction = true,
-                                       .partner_weight = 0.5f,
-                                       .own_round = 10,
-                                       .partner_round = 10,
-                                       .theta = own->theta,
-                                       .own_codec = own->codec,
-                                       .own_blob = bytes_of(own->blob, own->len),
-                                       .partner_codec = other->codec,
-                                       .partner_blob = bytes_of(other->blob, other->len)};
+    return (struct gossip_merge_input){
+        .tensors = tensors,
+        .tensor_count = 3,
+        .outer = gossip_outer_default(),
+        .variance_correction = true,
+        .partner_weight = 0.5f,
+        .own_round = 10,
+        .partner_round = 10,
+        .theta = own->theta,
+        .own = {.codec = own->codec, .blob = bytes_of(own->blob, own->len)},
+        .partner = {.codec = other->codec, .blob = bytes_of(other->blob, other->len)}};
 }
 
 Test(job, equals_the_formulas_for_every_pair_of_codecs)
@@ -138,10 +137,10 @@ Test(job, errors_change_nothing)
     static uint8_t hostile[4 * LEN];
     start(9, GOSSIP_CODEC_FP32, GOSSIP_CODEC_FP32);
     struct gossip_merge_input in = input(&a, &b);
-    in.partner_blob.len--;
+    in.partner.blob.len--;
     refuse(&in, ERR_MALFORMED);
     in = input(&a, &b);
-    in.partner_codec = GOSSIP_CODEC_BF16;
+    in.partner.codec = GOSSIP_CODEC_BF16;
     refuse(&in, ERR_MALFORMED);
     in = input(&a, &b);
     in.partner_round = 19;
@@ -155,7 +154,7 @@ Test(job, errors_change_nothing)
     memcpy(hostile, b.blob, b.len);
     store_le32(hostile + 4 * (LEN - 1), 0x7fc00000); /* NaN in the very last value */
     in = input(&a, &b);
-    in.partner_blob = bytes_of(hostile, b.len);
+    in.partner.blob = bytes_of(hostile, b.len);
     refuse(&in, ERR_NOT_FINITE);
     memset(hostile, 0x60, sizeof hostile); /* 6.5e19 everywhere */
     refuse(&in, ERR_NOT_FINITE);           /* the squares overflow */

@@ -292,7 +292,7 @@ static void swarm_encoded(struct swarm *s, size_t node, uint64_t round)
     slot->round = round;
     slot->used = true;
     slot->merged = false;
-    slot->codec = (enum gossip_codec)((node + round) % GOSSIP_CODEC_COUNT);
+    slot->codec = (enum gossip_codec)((node + round) % 3);
     slot->len = (size_t)s->layout.encoded_bytes[slot->codec];
     for (size_t i = 0; i < SWARM_PARAMS; i++)
         slot->theta[i] = n->phi[i] + 1e-3f * (float)(int8_t)(i * 31 + node * 7 + round * 13);
@@ -395,10 +395,8 @@ static void swarm_merged(struct swarm *s, size_t node, uint64_t round)
                                     .own_round = round,
                                     .partner_round = round,
                                     .theta = own->theta,
-                                    .own_codec = own->codec,
-                                    .own_blob = bytes_of(own->blob, own->len),
-                                    .partner_codec = own->partner_codec,
-                                    .partner_blob = own->partner_blob};
+                                    .own = {.codec = own->codec, .blob = bytes_of(own->blob, own->len)},
+                                    .partner = {.codec = own->partner_codec, .blob = own->partner_blob}};
     int result = gossip_merge_job(&in, &n->history, n->phi, n->delta, n->diff, &report);
     cr_assert_eq(result, 0);
     memcpy(own->result, n->phi, SWARM_PARAMS * sizeof(float));
