@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "gossip/codec.h"
 #include "tools/converge/swarm.h"
 
 static char folder[64];
@@ -98,11 +99,41 @@ Test(converge, every_method_gives_a_row)
     }
 }
 
+/* Every codec: close to fp32, with the bytes of its width; int8 while partners are strangers; what a modular
+ * one asks for again is counted. */
+Test(converge, every_codec_gives_a_row)
+{
+    struct converge_config c = tiny();
+    c.steps = 80;
+    run(&c);
+    double exact = result.ppl_mean, bytes = 4, strangers = 0;
+    for (int codec = GOSSIP_CODEC_BF16; codec < GOSSIP_CODEC_COUNT; codec++) {
+        c.codec = (enum gossip_codec)codec;
+        run(&c);
+        const char *name = gossip_codec_name(c.codec);
+        cr_expect_lt(result.ppl_mean, 1.1 * exact, "%s: %g, fp32 %g", name, result.ppl_mean, exact);
+        cr_expect_lt(result.bytes_per_value, bytes, "%s: %g bytes", name, result.bytes_per_value);
+        cr_expect_eq(result.refused, 0, "%s", name);
+        bytes = result.bytes_per_value;
+        if (c.codec == GOSSIP_CODEC_MOD3)
+            strangers = 1.02 * bytes;
+        bool modular = codec > GOSSIP_CODEC_INT8;
+        cr_expect_eq(result.blocks > 0, modular, "%s", name);
+        cr_expect_leq(result.resent, result.blocks / 2, "%s", name);
+    }
+    c.codec = GOSSIP_CODEC_MOD3;
+    c.disturb.kill = 2; /* those who come back are strangers again */
+    run(&c);
+    cr_expect_gt(result.bytes_per_value, strangers);
+}
+
 /* Figures are a function of the settings: threads change nothing, a seed changes something. */
 Test(converge, same_figures_for_any_threads)
 {
     struct converge_config c = tiny();
     struct converge_result first;
+    c.codec = GOSSIP_CODEC_MOD3;
+    c.steps = 24;
     c.disturb = (struct converge_disturbance){.fail = 0.3, .one_sided = 0.2, .straggler = 3, .late = 1};
     c.curve = 1;
     run(&c);

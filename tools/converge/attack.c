@@ -63,8 +63,10 @@ void attack_prepare(struct swarm *swarm, size_t index, size_t fragment, struct e
         add_noise(swarm, index, range);
     side->shown = node->shown;
     side->garbage = swarm->config->attack == CONVERGE_NAN;
-    if (swarm->config->attack == CONVERGE_REPLAY && node->kept_len[fragment] > 0)
+    if (swarm->config->attack == CONVERGE_REPLAY && node->kept_len[fragment] > 0) {
         side->old = bytes_of(node->kept[fragment], node->kept_len[fragment]);
+        side->old_codec = node->kept_codec[fragment];
+    }
 }
 
 void attack_learn(struct swarm *swarm, size_t index, size_t fragment, const struct exchange_side *other)
@@ -72,6 +74,7 @@ void attack_learn(struct swarm *swarm, size_t index, size_t fragment, const stru
     struct swarm_node *node = &swarm->nodes[index];
     if (!node->hostile || node->kept_len[fragment] > 0)
         return;
-    memcpy(node->kept[fragment], other->blob, other->blob_len);
+    memcpy(node->kept[fragment], other->buffers.blob, other->blob_len);
+    node->kept_codec[fragment] = other->codec;
     node->kept_len[fragment] = other->blob_len;
 }

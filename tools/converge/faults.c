@@ -11,10 +11,15 @@ static bool is_parted(const struct swarm *swarm)
     return swarm->config->disturb.partition && swarm->step >= steps / 3 && swarm->step < steps / 3 * 2;
 }
 
-bool faults_parted(const struct swarm *swarm, size_t a, size_t b)
+static bool is_across(const struct swarm *swarm, size_t a, size_t b)
 {
     size_t half = swarm->config->nodes / 2;
-    return is_parted(swarm) && (a < half) != (b < half);
+    return (a < half) != (b < half);
+}
+
+bool faults_parted(const struct swarm *swarm, size_t a, size_t b)
+{
+    return is_parted(swarm) && is_across(swarm, a, b);
 }
 
 /* A node without state takes a live one's slow weights, no momentum, no moments, no memory of partners. */
@@ -34,11 +39,12 @@ static void enter(struct swarm *swarm, size_t index, uint64_t round)
     memset(node->delta, 0, floats * sizeof(float));
     memcpy(swarm_params(node), node->phi, floats * sizeof(float));
     trainer_reset_moments(&node->trainer);
-    memset(&node->memory, 0, sizeof node->memory);
+    exchange_forget(&swarm->model, &node->memory);
+    for (size_t i = 0; i < swarm->config->nodes; i++)
+        gossip_nearness_forget(&swarm->nodes[i].memory.nearness, &node->id);
     memset(node->due, 0, sizeof node->due);
     node->live = true;
     node->back_cycle = 0;
-    node->fresh_until = round + swarm->model.fragment_count;
 }
 
 static void kill_some(struct swarm *swarm, uint32_t cycle)
@@ -60,6 +66,17 @@ static void kill_some(struct swarm *swarm, uint32_t cycle)
     }
 }
 
+/* Nodes of the other half have been out of sight: in the first round after, they are strangers. */
+static void forget_other_half(struct swarm *swarm)
+{
+    bool parted = is_parted(swarm);
+    for (size_t a = 0; swarm->parted_before && !parted && a < swarm->config->nodes; a++)
+        for (size_t b = 0; b < swarm->config->nodes; b++)
+            if (is_across(swarm, a, b))
+                gossip_nearness_forget(&swarm->nodes[a].memory.nearness, &swarm->nodes[b].id);
+    swarm->parted_before = parted;
+}
+
 void faults_before_round(struct swarm *swarm, uint64_t round)
 {
     const struct converge_config *c = swarm->config;
@@ -74,8 +91,5 @@ void faults_before_round(struct swarm *swarm, uint64_t round)
         enter(swarm, c->nodes - 1, round);
     if (c->disturb.kill > 0 && starts && cycle % c->disturb.kill == 0)
         kill_some(swarm, cycle);
-    uint32_t healed = c->steps / 3 * 2;
-    if (c->disturb.partition && swarm->step >= healed && swarm->step < healed + c->h)
-        for (size_t i = 0; i < c->nodes; i++)
-            swarm->nodes[i].fresh_until = round + 1;
+    forget_other_half(swarm);
 }

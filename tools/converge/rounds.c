@@ -76,14 +76,15 @@ static void snapshot_job(struct swarm *swarm, size_t member, size_t index)
 static struct exchange_side side_of(struct swarm *swarm, size_t index)
 {
     struct swarm_node *node = &swarm->nodes[index];
-    struct exchange_side side = {.memory = &node->memory,
+    struct exchange_side side = {.id = &node->id,
+                                 .memory = &node->memory,
+                                 .buffers = node->buffers,
                                  .theta = node->theta,
                                  .phi = node->phi,
                                  .delta = node->delta,
                                  .diff = node->diff,
                                  .scratch = node->scratch,
-                                 .commits = true,
-                                 .blob = node->blob};
+                                 .commits = true};
     attack_prepare(swarm, index, swarm->rule.fragment, &side);
     return side;
 }
@@ -102,17 +103,6 @@ static void count_side(struct swarm *swarm, size_t index, const struct exchange_
     node->corrected += side->corrected;
 }
 
-/* The codec of this exchange: what the run says, or int8 while the distance is unknown. */
-static enum gossip_codec codec_of(const struct swarm *swarm, size_t a, size_t b,
-                                  const struct exchange_side *left, const struct exchange_side *right)
-{
-    enum gossip_codec codec = swarm->config->codec;
-    bool fresh = swarm->round < swarm->nodes[a].fresh_until || swarm->round < swarm->nodes[b].fresh_until;
-    if (codec <= GOSSIP_CODEC_INT8)
-        return codec;
-    return fresh || !exchange_codec_ready(left, right, swarm->rule.fragment) ? GOSSIP_CODEC_INT8 : codec;
-}
-
 static void solo(struct swarm *swarm, size_t index)
 {
     struct exchange_side side = side_of(swarm, index);
@@ -124,20 +114,19 @@ static void solo(struct swarm *swarm, size_t index)
 static void meet(struct swarm *swarm, size_t a, size_t b)
 {
     const struct converge_disturbance *d = &swarm->config->disturb;
-    struct exchange_rule rule = swarm->rule;
+    const struct exchange_rule *rule = &swarm->rule;
     struct exchange_side left = side_of(swarm, a), right = side_of(swarm, b);
-    rule.codec = codec_of(swarm, a, b, &left, &right);
-    if (swarm_chance(swarm, "dunlin converge one-sided", rule.round, a) < d->one_sided) {
-        bool first = swarm_chance(swarm, "dunlin converge which side", rule.round, a) < 0.5;
+    if (swarm_chance(swarm, "dunlin converge one-sided", rule->round, a) < d->one_sided) {
+        bool first = swarm_chance(swarm, "dunlin converge which side", rule->round, a) < 0.5;
         left.commits = first;
         right.commits = !first;
     }
-    if (exchange_run(&rule, &left, &right) < 0) {
+    if (exchange_run(rule, &left, &right) < 0) {
         swarm->nodes[a].broken = swarm->nodes[b].broken = true;
         return;
     }
-    attack_learn(swarm, a, rule.fragment, &right);
-    attack_learn(swarm, b, rule.fragment, &left);
+    attack_learn(swarm, a, rule->fragment, &right);
+    attack_learn(swarm, b, rule->fragment, &left);
     count_side(swarm, a, &left);
     count_side(swarm, b, &right);
 }

@@ -153,8 +153,12 @@ static int get_arrays(struct swarm *swarm, struct swarm_node *node)
         if (*arrays[i] == NULL)
             return ERR_NO_MEMORY;
     }
-    node->blob = allocator_get(&swarm->heap, swarm->model.blob_bytes_max, 1);
-    if (node->blob == NULL)
+    node->buffers.blob = allocator_get(&swarm->heap, swarm->model.blob_bytes_max, 1);
+    node->buffers.repairs = allocator_get(&swarm->heap, swarm->model.blob_bytes_max, 1);
+    node->buffers.wanted = allocator_get(&swarm->heap, swarm->model.block_count, sizeof(uint32_t));
+    node->memory.distances = allocator_get(&swarm->heap, swarm->model.block_count, sizeof(float));
+    if (node->buffers.blob == NULL || node->buffers.repairs == NULL || node->buffers.wanted == NULL ||
+        node->memory.distances == NULL)
         return ERR_NO_MEMORY;
     if (!node->hostile)
         return 0;
@@ -261,8 +265,12 @@ void swarm_close(struct swarm *swarm)
         trainer_destroy(&node->trainer);
         train_data_close(node->data);
         train_samples_close(node->samples);
-        void *memory[] = {node->theta, node->phi,     node->delta, node->diff,
-                          node->shown, node->scratch, node->first, node->blob};
+        void *memory[] = {node->theta,           node->phi,
+                          node->delta,           node->diff,
+                          node->shown,           node->scratch,
+                          node->first,           node->buffers.blob,
+                          node->buffers.repairs, node->buffers.wanted,
+                          node->memory.distances};
         for (size_t m = 0; m < sizeof memory / sizeof *memory; m++)
             allocator_release(heap, memory[m]);
         for (size_t f = 0; f < CONVERGE_FRAGMENTS_MAX; f++)

@@ -17,13 +17,13 @@ struct swarm_node {
     float *theta, *phi, *delta, *diff; /* [arena_floats] */
     float *shown, *scratch;            /* [arena_floats]; what an attacker sends; the exchange's */
     float *first;                      /* attack stale only: weights at the start */
-    uint8_t *blob;
+    struct exchange_buffers buffers;
     uint8_t *kept[CONVERGE_FRAGMENTS_MAX]; /* attack replay only: the first bytes that came */
     size_t kept_len[CONVERGE_FRAGMENTS_MAX];
+    enum gossip_codec kept_codec[CONVERGE_FRAGMENTS_MAX];
     struct exchange_memory memory;
     bool live, hostile, broken;           /* broken: weights are not finite */
     uint32_t back_cycle;                  /* of a killed node; 0: not killed */
-    uint64_t fresh_until;                 /* int8 before this round: first contacts */
     uint32_t due[CONVERGE_FRAGMENTS_MAX]; /* step at which diff is applied; 0: none */
     uint64_t bytes, values, blocks, resent, merges, solos, refused, clipped, corrected, tokens;
     double loss, accuracy; /* of the last evaluation */
@@ -43,6 +43,7 @@ struct swarm {
     float *mean;   /* [arena_floats] */
     uint32_t step; /* local steps done by the method */
     uint64_t round;
+    bool parted_before; /* two halves were apart in the last round */
     /* Of the stretch of steps or the round at work, for the jobs. */
     uint32_t until; /* step that the stretch ends at */
     struct exchange_rule rule;
