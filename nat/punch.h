@@ -39,7 +39,7 @@ enum {
     NAT_PUNCH_ATTEMPTS_MAX = 3,         /* of one round */
     NAT_PUNCH_CANDIDATES_MAX = 8,       /* a side and attempt */
     NAT_PUNCH_SOCKETS_MAX = 256,        /* auxiliary sockets of all rounds in progress */
-    NAT_PUNCH_KEPT_MAX = 8,             /* sockets kept because a route goes through them */
+    NAT_PUNCH_KEPT_MAX = 32,            /* sockets kept because a route goes through them */
     NAT_PUNCH_INBOUND_HOUR_MAX = 12,    /* rounds a peer may invite us to in an hour, cheap successes aside */
     NAT_PUNCH_PROBES_ROUND_MAX = 4608,  /* probes of one round, all attempts */
     NAT_PUNCH_PROBES_MINUTE_MAX = 8192, /* of all rounds */

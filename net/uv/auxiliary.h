@@ -10,7 +10,7 @@
 
 #include "net/uv/socket.h"
 
-enum { NET_UV_AUX_MAX = 272 }; /* open at once: 256 while punching, and those that are kept */
+enum { NET_UV_AUX_MAX = 288 }; /* open at once: 256 while punching, and those that are kept */
 
 struct net_uv_aux;
 
