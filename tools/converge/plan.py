@@ -175,9 +175,9 @@ def full(settings, groups, seeds, more_seeds):
 def quick(settings, groups, seed):
     rows = []
     if "methods" in groups:
-        rows += methods(settings, seed, long_h=None)
+        rows += [row for row in methods(settings, seed, long_h=None) if not row.label.startswith("plain")]
     if "codecs" in groups:
-        rows += codecs(settings, seed)
+        rows += sorted(codecs(settings, seed), key=lambda row: row.label == "bf16")
     if "faults" in groups:
         rows += list(faults(settings, seed))[:1]
     if "attacks" in groups:

@@ -75,7 +75,10 @@ def shown(value, pattern, missing="-"):
     return missing if value is None else pattern.format(value)
 
 
-def verdict(gaps, limits):
+def verdict(gaps, limits, settings):
+    """Nothing in quick mode: targets are for whole runs."""
+    if settings.quick:
+        return ""
     checks = [g <= limit for g, limit in zip(gaps, limits) if limit is not None and g is not None]
     if not checks:
         return ""
@@ -102,7 +105,7 @@ def line(rows, group, label, settings):
     ratio = mean_of([ref["bytes_per_node"] / row["bytes_per_node"] for row, ref in pairs
                      if ref and row["bytes_per_node"]])
     limits = limits_of(same[0], settings)
-    good = verdict(gaps, limits)
+    good = verdict(gaps, limits, settings)
     if good and group == "codecs" and ratio is not None and ratio < RATIOS.get(label, 0):
         good = "no"
     goal = ", ".join([shown(limit, "{:g} %") for limit in limits if limit is not None][:2])
