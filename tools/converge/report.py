@@ -75,6 +75,20 @@ def shown(value, pattern, missing="-"):
     return missing if value is None else pattern.format(value)
 
 
+def shown_ppl(rows, field):
+    """Mean over seeds; a wrecked swarm's number has a hundred digits, or is none at all."""
+    if any(row[field] is None for row in rows):
+        return "inf"
+    mean = statistics.fmean(row[field] for row in rows)
+    return f"{mean:.4f}" if mean < 1e4 else f"{mean:.0e}"
+
+
+def shown_gap(value):
+    if value is None:
+        return "-"
+    return f"{value:+.2f} %" if value < 1000 else "wrecked"
+
+
 def verdict(gaps, limits, settings):
     """Nothing in quick mode: targets are for whole runs."""
     if settings.quick:
@@ -112,10 +126,8 @@ def line(rows, group, label, settings):
     if group == "codecs" and label in RATIOS:
         goal += f", {RATIOS[label]:g}x"
     resent = mean_of([100 * row["resent"] / row["blocks"] for row in same if row["blocks"]])
-    cells = [label, str(len(same)), shown(mean_of([row["ppl_mean"] for row in same]), "{:.4f}", "inf"),
-             shown(gaps[0], "{:+.2f} %"),
-             shown(mean_of([row["ppl_merged"] for row in same]), "{:.4f}", "inf"),
-             shown(gaps[1], "{:+.2f} %"), shown(mean_of([row["spread"] for row in same]), "{:.1e}"),
+    cells = [label, str(len(same)), shown_ppl(same, "ppl_mean"), shown_gap(gaps[0]),
+             shown_ppl(same, "ppl_merged"), shown_gap(gaps[1]), shown(mean_of([row["spread"] for row in same]), "{:.1e}"),
              f"{statistics.fmean(row['bytes_per_node_round'] for row in same):,.0f}",
              shown(ratio, "{:.2f}x"), shown(resent, "{:.1f} %"),
              f"{statistics.fmean(link_seconds(row) for row in same):.2f}", goal, good]
@@ -156,8 +168,7 @@ def starts_table(rows, group):
         for number in range(len(limits)):
             cycle = mean_of([row["crossings"][number]["cycle"] for row in same])
             cells.append(shown(cycle, "{:.1f}", "never"))
-        cells += [shown(mean_of([row[field] for row in same]), "{:.4f}", "inf")
-                  for field in ("ppl_mean", "ppl_merged")]
+        cells += [shown_ppl(same, field) for field in ("ppl_mean", "ppl_merged")]
         accuracy = mean_of([row["accuracy"] for row in same if row["model"] == "mlp"])
         cells.append(shown(accuracy, "{:.3f}"))
         cells.append(f"{statistics.fmean(row['corrected'] for row in same):.0f}")
