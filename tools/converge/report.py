@@ -1,4 +1,5 @@
 """What the rows say: gaps against references of the same seed, a Markdown table, a plot."""
+import math
 import shutil
 import statistics
 import subprocess
@@ -10,9 +11,11 @@ RATIOS = {"int8": 3.9, "mod4": 6.0, "mod3": 8.0, "mod2": 11.0}
 
 
 def gap(row, reference, field):
-    """How much worse in %, None when either is missing or not finite."""
-    if reference is None or not row.get(field) or not reference.get(field):
+    """How much worse in %; infinite when the row is not finite, None without a reference."""
+    if reference is None or not reference[field]:
         return None
+    if row[field] is None:
+        return math.inf
     return 100 * (row[field] / reference[field] - 1)
 
 
@@ -127,7 +130,8 @@ def line(rows, group, label, settings):
         goal += f", {RATIOS[label]:g}x"
     resent = mean_of([100 * row["resent"] / row["blocks"] for row in same if row["blocks"]])
     cells = [label, str(len(same)), shown_ppl(same, "ppl_mean"), shown_gap(gaps[0]),
-             shown_ppl(same, "ppl_merged"), shown_gap(gaps[1]), shown(mean_of([row["spread"] for row in same]), "{:.1e}"),
+             shown_ppl(same, "ppl_merged"), shown_gap(gaps[1]),
+             shown(mean_of([row["spread"] for row in same]), "{:.1e}"),
              f"{statistics.fmean(row['bytes_per_node_round'] for row in same):,.0f}",
              shown(ratio, "{:.2f}x"), shown(resent, "{:.1f} %"),
              f"{statistics.fmean(link_seconds(row) for row in same):.2f}", goal, good]
