@@ -5,14 +5,14 @@
 #include <math.h>
 #include <string.h>
 
-enum { SCALE_BYTES = 4 };
+#include "gossip/codec_internal.h"
+#include "gossip/codec_modular.h"
+#include "gossip/merge/clones.h"
+
+enum { SCALE_BYTES = 4, GROUP = 8 /* blocks encoded together */ };
 
 /* Blocks whose largest magnitude is below this are sent as zeros: 127 / absmax must not overflow. */
 #define INT8_ABSMAX_MIN 1e-35f
-/* Adding and taking away 1.5 * 2^23 rounds |x| < 2^22 to the nearest even integer, in any rounding-to-nearest
- * environment, and unlike rintf it vectorises on every x86-64. */
-#define ROUNDING_MAGIC 12582912.0f
-
 const char *gossip_codec_name(enum gossip_codec codec)
 {
     switch (codec) {
@@ -22,6 +22,12 @@ const char *gossip_codec_name(enum gossip_codec codec)
         return "bf16";
     case GOSSIP_CODEC_INT8:
         return "int8";
+    case GOSSIP_CODEC_MOD4:
+        return "mod4";
+    case GOSSIP_CODEC_MOD3:
+        return "mod3";
+    case GOSSIP_CODEC_MOD2:
+        return "mod2";
     case GOSSIP_CODEC_COUNT:
         break;
     }
@@ -49,6 +55,11 @@ size_t gossip_encoded_bytes(enum gossip_codec codec, size_t count)
         return count * 2;
     case GOSSIP_CODEC_INT8:
         return count + (count + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK * SCALE_BYTES;
+    case GOSSIP_CODEC_MOD4:
+    case GOSSIP_CODEC_MOD3:
+    case GOSSIP_CODEC_MOD2:
+        return (count + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK * GOSSIP_MODULAR_HEAD_BYTES +
+               gossip_modular_bits(codec) * ((count + 7) / 8);
     case GOSSIP_CODEC_COUNT:
         break;
     }
@@ -87,6 +98,7 @@ static inline unsigned outside(float value)
     return fabsf(value) <= GOSSIP_VALUE_MAX ? 0u : 1u;
 }
 
+GOSSIP_CLONES
 static unsigned encode_fp32(size_t count, const float values[restrict], uint8_t out[restrict])
 {
     unsigned bad = 0;
@@ -98,6 +110,7 @@ static unsigned encode_fp32(size_t count, const float values[restrict], uint8_t 
     return bad;
 }
 
+GOSSIP_CLONES
 static unsigned decode_fp32(size_t count, const uint8_t in[restrict], float values[restrict])
 {
     unsigned bad = 0;
@@ -110,6 +123,7 @@ static unsigned decode_fp32(size_t count, const uint8_t in[restrict], float valu
     return bad;
 }
 
+GOSSIP_CLONES
 static unsigned encode_bf16(size_t count, const float values[restrict], uint8_t out[restrict])
 {
     unsigned bad = 0;
@@ -122,6 +136,7 @@ static unsigned encode_bf16(size_t count, const float values[restrict], uint8_t 
     return bad;
 }
 
+GOSSIP_CLONES
 static unsigned decode_bf16(size_t count, const uint8_t in[restrict], float values[restrict])
 {
     unsigned bad = 0;
@@ -134,34 +149,76 @@ static unsigned decode_bf16(size_t count, const uint8_t in[restrict], float valu
     return bad;
 }
 
-/* Largest magnitude, over bit patterns: for non-negative floats they order as integers, with NaN on top. */
-static uint32_t absmax_bits(size_t count, const float values[restrict])
+INLINE float absmax_of(const float values[restrict GOSSIP_BLOCK])
 {
-    uint32_t largest = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t magnitude = bits_of(values[i]) & 0x7fffffffu;
-        largest = magnitude > largest ? magnitude : largest;
+    int_lanes largest = {0};
+    for (size_t i = 0; i < GOSSIP_BLOCK; i += LANES) {
+        float_lanes x;
+        load_lanes(values + i, &x);
+        note_largest(&largest, &x);
     }
-    return largest;
+    return largest_of(&largest);
 }
 
-static unsigned encode_int8_block(size_t count, const float values[restrict], uint8_t out[restrict])
+/* Scale and bytes of a block; inverse is 127 / absmax, or 0 for a block that is sent as zeros. */
+INLINE void write_int8(float inverse, float scale, const float values[restrict GOSSIP_BLOCK],
+                       uint8_t out[restrict SCALE_BYTES + GOSSIP_BLOCK])
 {
-    float absmax = float_of(absmax_bits(count, values));
-    if (outside(absmax))
-        return 1;
-    bool tiny = absmax < INT8_ABSMAX_MIN;
-    uint32_t scale = swap32(bits_of(tiny ? 0.0f : absmax / 127.0f));
-    float inverse = tiny ? 0.0f : 127.0f / absmax;
-    memcpy(out, &scale, sizeof scale);
-    for (size_t i = 0; i < count; i++) {
-        float rounded = (values[i] * inverse + ROUNDING_MAGIC) - ROUNDING_MAGIC;
-        out[SCALE_BYTES + i] = (uint8_t)(int8_t)(int)rounded;
+    int32_t whole[GOSSIP_BLOCK];
+    uint32_t head = swap32(bits_of(scale));
+    for (size_t i = 0; i < GOSSIP_BLOCK; i += LANES) {
+        float_lanes x;
+        int_lanes k;
+        load_lanes(values + i, &x);
+        round_lanes(&x, inverse, &k);
+        memcpy(whole + i, &k, sizeof k);
     }
-    return 0;
+    memcpy(out, &head, sizeof head);
+    for (size_t i = 0; i < GOSSIP_BLOCK; i++)
+        out[SCALE_BYTES + i] = (uint8_t)whole[i];
 }
 
-static unsigned decode_int8_block(size_t count, const uint8_t in[restrict], float values[restrict])
+/* Encodes blocks <= GROUP whole blocks, of `left`: their divisions overlap, their values stay in the cache.
+ */
+INLINE unsigned encode_int8_group(size_t blocks, size_t left, const float values[restrict],
+                                  uint8_t out[restrict])
+{
+    float scale[GROUP], inverse[GROUP];
+    unsigned bad = 0;
+    for (size_t i = 0; i < blocks; i++) {
+        float absmax = absmax_of(values + GOSSIP_BLOCK * i);
+        bool tiny = absmax < INT8_ABSMAX_MIN;
+        bad |= outside(absmax);
+        scale[i] = tiny ? 0.0f : absmax / 127.0f;
+        inverse[i] = tiny ? 0.0f : 127.0f / absmax;
+    }
+    for (size_t i = 0; bad == 0 && i < blocks; i++) {
+        prefetch_block(values + GOSSIP_BLOCK * i, GROUP, left - i, GOSSIP_BLOCK);
+        write_int8(inverse[i], scale[i], values + GOSSIP_BLOCK * i, out + (SCALE_BYTES + GOSSIP_BLOCK) * i);
+    }
+    return bad;
+}
+
+GOSSIP_CLONES
+static unsigned encode_int8(size_t count, const float values[restrict], uint8_t out[restrict])
+{
+    size_t blocks = count / GOSSIP_BLOCK, tail = count % GOSSIP_BLOCK;
+    unsigned bad = 0;
+    for (size_t i = 0; i < blocks; i += GROUP)
+        bad |= encode_int8_group(blocks - i < GROUP ? blocks - i : GROUP, blocks - i,
+                                 values + GOSSIP_BLOCK * i, out + (SCALE_BYTES + GOSSIP_BLOCK) * i);
+    if (tail != 0) {
+        float padded[GOSSIP_BLOCK] = {0};
+        uint8_t block[SCALE_BYTES + GOSSIP_BLOCK];
+        memcpy(padded, values + GOSSIP_BLOCK * blocks, tail * sizeof *values);
+        memset(block, 0, sizeof block);
+        bad |= encode_int8_group(1, 1, padded, block);
+        memcpy(out + (SCALE_BYTES + GOSSIP_BLOCK) * blocks, block, SCALE_BYTES + tail);
+    }
+    return bad;
+}
+
+INLINE unsigned decode_int8_block(size_t count, const uint8_t in[restrict], float values[restrict])
 {
     uint32_t bits;
     memcpy(&bits, in, sizeof bits);
@@ -178,19 +235,29 @@ static unsigned decode_int8_block(size_t count, const uint8_t in[restrict], floa
     return bad | (any & (bits == 0));
 }
 
+GOSSIP_CLONES
+static unsigned decode_int8(size_t count, const uint8_t in[restrict], float values[restrict])
+{
+    unsigned bad = 0;
+    for (size_t i = 0; i < count; i += GOSSIP_BLOCK)
+        bad |= decode_int8_block(count - i < GOSSIP_BLOCK ? count - i : GOSSIP_BLOCK,
+                                 in + (SCALE_BYTES + GOSSIP_BLOCK) * (i / GOSSIP_BLOCK), values + i);
+    return bad;
+}
+
 int gossip_encode_values(enum gossip_codec codec, size_t count, const float values[restrict],
                          uint8_t out[restrict])
 {
     unsigned bad = 0;
     ASSERT(codec < GOSSIP_CODEC_COUNT);
+    if (gossip_modular_bits(codec) != 0)
+        return ERR_INVALID;
     if (codec == GOSSIP_CODEC_FP32)
         bad = encode_fp32(count, values, out);
     else if (codec == GOSSIP_CODEC_BF16)
         bad = encode_bf16(count, values, out);
     else
-        for (size_t i = 0; i < count; i += GOSSIP_BLOCK)
-            bad |= encode_int8_block(count - i < GOSSIP_BLOCK ? count - i : GOSSIP_BLOCK, values + i,
-                                     out + gossip_encoded_bytes(codec, i));
+        bad = encode_int8(count, values, out);
     return bad ? ERR_NOT_FINITE : ERR_OK;
 }
 
@@ -199,18 +266,27 @@ int gossip_decode_values(enum gossip_codec codec, size_t count, const uint8_t in
 {
     unsigned bad = 0;
     ASSERT(codec < GOSSIP_CODEC_COUNT);
+    if (gossip_modular_bits(codec) != 0)
+        return ERR_INVALID;
     if (codec == GOSSIP_CODEC_FP32)
         bad = decode_fp32(count, in, values);
     else if (codec == GOSSIP_CODEC_BF16)
         bad = decode_bf16(count, in, values);
     else
-        for (size_t i = 0; i < count; i += GOSSIP_BLOCK)
-            bad |= decode_int8_block(count - i < GOSSIP_BLOCK ? count - i : GOSSIP_BLOCK,
-                                     in + gossip_encoded_bytes(codec, i), values + i);
+        bad = decode_int8(count, in, values);
     return bad ? ERR_NOT_FINITE : ERR_OK;
 }
 
-static size_t blob_bytes(enum gossip_codec codec, const struct gossip_tensor tensors[], size_t tensor_count)
+unsigned gossip_modular_bits(enum gossip_codec codec)
+{
+    if (codec == GOSSIP_CODEC_MOD4)
+        return 4;
+    if (codec == GOSSIP_CODEC_MOD3)
+        return 3;
+    return codec == GOSSIP_CODEC_MOD2 ? 2 : 0;
+}
+
+size_t gossip_blob_bytes(enum gossip_codec codec, const struct gossip_tensor tensors[], size_t tensor_count)
 {
     size_t total = 0;
     for (size_t i = 0; i < tensor_count; i++)
@@ -218,14 +294,23 @@ static size_t blob_bytes(enum gossip_codec codec, const struct gossip_tensor ten
     return total;
 }
 
+size_t gossip_block_count(const struct gossip_tensor tensors[], size_t tensor_count)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < tensor_count; i++)
+        total += (tensors[i].count + GOSSIP_BLOCK - 1) / GOSSIP_BLOCK;
+    return total;
+}
+
 int gossip_encode(enum gossip_codec codec, const struct gossip_tensor tensors[], size_t tensor_count,
                   const float params[restrict], uint8_t out[restrict], size_t out_len)
 {
-    if (out_len != blob_bytes(codec, tensors, tensor_count))
+    if (out_len != gossip_blob_bytes(codec, tensors, tensor_count))
         return ERR_INVALID;
     for (size_t i = 0; i < tensor_count; i++) {
         const struct gossip_tensor *tensor = &tensors[i];
-        int result = gossip_encode_values(codec, tensor->count, params + tensor->offset, out);
+        int result =
+            gossip_encode_values(codec, tensor->count, params + (tensor->offset - tensors[0].offset), out);
         if (result < 0)
             return result;
         out += gossip_encoded_bytes(codec, tensor->count);
@@ -237,11 +322,12 @@ int gossip_decode(enum gossip_codec codec, const struct gossip_tensor tensors[],
                   struct bytes blob, float params[restrict])
 {
     const uint8_t *in = blob.data;
-    if (blob.len != blob_bytes(codec, tensors, tensor_count))
+    if (blob.len != gossip_blob_bytes(codec, tensors, tensor_count))
         return ERR_MALFORMED;
     for (size_t i = 0; i < tensor_count; i++) {
         const struct gossip_tensor *tensor = &tensors[i];
-        int result = gossip_decode_values(codec, tensor->count, in, params + tensor->offset);
+        int result =
+            gossip_decode_values(codec, tensor->count, in, params + (tensor->offset - tensors[0].offset));
         if (result < 0)
             return result;
         in += gossip_encoded_bytes(codec, tensor->count);

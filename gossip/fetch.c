@@ -3,8 +3,6 @@
 
 #include "gossip/internal.h"
 
-#define QUEUE(type) (UINT32_C(1) << (type))
-
 static uint64_t slowest_ns(const struct gossip *g, uint64_t bytes)
 {
     double ns = (double)bytes / (double)g->config.serve_rate_min * 1e9;
@@ -39,13 +37,13 @@ void gossip_serve_begin(struct gossip *g, uint64_t now_ns, struct gossip_stream 
         gossip_stream_refuse(g, now_ns, s, GOSSIP_BUSY_EXCHANGING);
         return;
     }
-    uint64_t start = (uint64_t)m->index * GOSSIP_FRAGMENT_BYTES;
+    uint64_t start = (uint64_t)m->index * GOSSIP_PIECE_BYTES;
     bool resumes = id_equal(&m->digest, &g->state.digest) && start < g->state.blob.len;
     s->state = GOSSIP_STREAM_SERVING;
     s->deadline_ns = now_ns + g->config.stall_ns;
     s->out = g->state.blob;
     s->out_at = resumes ? (size_t)start : 0;
-    s->queued = QUEUE(GOSSIP_STATE);
+    s->queued = GOSSIP_QUEUE(GOSSIP_STATE);
     g->serving = (struct gossip_serving){
         .stream = s, .from = g->state, .end_ns = now_ns + slowest_ns(g, g->state.blob.len - s->out_at)};
 }
@@ -149,7 +147,7 @@ static int take_state(struct gossip *g, const struct gossip_message *m)
         !id_equal(&m->schema, &g->config.layout.schema))
         return ERR_MISMATCH;
     bool resumes = f->known && id_equal(&f->digest, &m->digest) && f->received > 0 &&
-                   (uint64_t)m->index * GOSSIP_FRAGMENT_BYTES == f->received;
+                   (uint64_t)m->index * GOSSIP_PIECE_BYTES == f->received;
     if (resumes)
         return ERR_OK;
     if (m->index != 0)
@@ -166,8 +164,8 @@ static int take_piece(struct gossip *g, const struct gossip_message *m)
 {
     struct gossip_fetching *f = &g->fetch;
     size_t left = (size_t)g->config.layout.encoded_bytes[GOSSIP_CODEC_FP32] - f->received;
-    size_t wanted = left < GOSSIP_FRAGMENT_BYTES ? left : GOSSIP_FRAGMENT_BYTES;
-    if (left == 0 || m->bytes.len != wanted || (size_t)m->index * GOSSIP_FRAGMENT_BYTES != f->received)
+    size_t wanted = left < GOSSIP_PIECE_BYTES ? left : GOSSIP_PIECE_BYTES;
+    if (left == 0 || m->bytes.len != wanted || (size_t)m->index * GOSSIP_PIECE_BYTES != f->received)
         return ERR_MALFORMED;
     memcpy(f->buffer + f->received, m->bytes.data, m->bytes.len);
     crypto_generichash_update(&f->hash, m->bytes.data, m->bytes.len);
@@ -206,12 +204,12 @@ void gossip_fetch_frame(struct gossip *g, uint64_t now_ns, struct gossip_stream 
     struct gossip_fetching *f = &g->fetch;
     int result = ERR_MALFORMED;
     ASSERT(f->running && f->stream == s);
-    bool asked = (s->queued & QUEUE(GOSSIP_FETCH)) == 0;
+    bool asked = (s->queued & GOSSIP_QUEUE(GOSSIP_FETCH)) == 0;
     if (s->state == GOSSIP_STREAM_ASKED && asked && m->type == GOSSIP_BUSY)
         result = m->reason == GOSSIP_BUSY_EXCHANGING ? ERR_BUSY : ERR_REFUSED;
     else if (s->state == GOSSIP_STREAM_ASKED && asked && m->type == GOSSIP_STATE)
         result = take_state(g, m);
-    else if (s->state == GOSSIP_STREAM_FETCHING && m->type == GOSSIP_FRAGMENT)
+    else if (s->state == GOSSIP_STREAM_FETCHING && m->type == GOSSIP_PIECE)
         result = take_piece(g, m);
     if (result < 0) {
         g->counters.malformed += result == ERR_MALFORMED || result == ERR_MISMATCH;

@@ -7,7 +7,16 @@
 #include "base/hash.h"
 #include "base/pack.h"
 
-enum { MEMBER_JOINED = 1, MEMBER_CODECS = 2, MEMBER_ADDRS = 3, MEMBER_NAME = 4 };
+enum {
+    MEMBER_JOINED = 1,
+    MEMBER_CODECS = 2,
+    MEMBER_ADDRS = 3,
+    MEMBER_NAME = 4,
+    MEMBER_SPEED = 5, /* bytes_class << 8 | steps_class; 5 to 7 came later and may be missing */
+    MEMBER_SPEED_BEFORE = 6,
+    MEMBER_SPEED_ROUND = 7,
+    MEMBER_KEYS = 7,
+};
 enum {
     PROGRESS_ROUND = 1,
     PROGRESS_TOKENS = 2,
@@ -30,13 +39,35 @@ static bool has_keys(uint32_t seen, uint32_t wanted)
     return (seen & wanted) == wanted;
 }
 
+static bool speed_is_valid(struct gossip_speed speed)
+{
+    return speed.bytes_class <= GOSSIP_SPEED_CLASS_MAX && speed.steps_class <= GOSSIP_SPEED_CLASS_MAX;
+}
+
+static uint64_t speed_number(struct gossip_speed speed)
+{
+    return (uint64_t)speed.bytes_class << 8 | speed.steps_class;
+}
+
+static struct gossip_speed read_speed(struct pack_reader *r)
+{
+    uint64_t number = pack_read_uint(r, UINT16_MAX);
+    struct gossip_speed speed = {.bytes_class = (uint8_t)(number >> 8), .steps_class = (uint8_t)number};
+    if (!speed_is_valid(speed))
+        r->failed = true;
+    return speed;
+}
+
 int gossip_member_encode(const struct gossip_member *member, uint8_t out[], size_t cap)
 {
     bool named = memchr(member->name, 0, sizeof member->name) != NULL;
     if (!named || member->joined_round > GOSSIP_ROUND_MAX || member->addr_count > GOSSIP_MEMBER_ADDRS_MAX)
         return ERR_INVALID;
+    if (!speed_is_valid(member->speed) || !speed_is_valid(member->speed_before) ||
+        member->speed_round > GOSSIP_ROUND_MAX)
+        return ERR_INVALID;
     struct pack_writer w = pack_writer_of(out, cap);
-    pack_map(&w, 4);
+    pack_map(&w, MEMBER_KEYS);
     pack_key_uint(&w, MEMBER_JOINED, member->joined_round);
     pack_key_uint(&w, MEMBER_CODECS, member->codecs);
     pack_uint(&w, MEMBER_ADDRS);
@@ -46,6 +77,9 @@ int gossip_member_encode(const struct gossip_member *member, uint8_t out[], size
         pack_bin(&w, bytes_of(wire, net_addr_encode(&member->addrs[i], wire)));
     }
     pack_key_str(&w, MEMBER_NAME, member->name);
+    pack_key_uint(&w, MEMBER_SPEED, speed_number(member->speed));
+    pack_key_uint(&w, MEMBER_SPEED_BEFORE, speed_number(member->speed_before));
+    pack_key_uint(&w, MEMBER_SPEED_ROUND, member->speed_round);
     return finished(&w);
 }
 
@@ -65,7 +99,7 @@ int gossip_member_decode(struct bytes value, struct gossip_member *out)
     struct gossip_member member = {0};
     struct pack_reader r = pack_parse(value, tokens, TOKENS_MAX);
     uint32_t seen = 0;
-    for (size_t left = pack_read_map(&r, 4 + UNKNOWN_KEYS_MAX); left > 0; left--) {
+    for (size_t left = pack_read_map(&r, MEMBER_KEYS + UNKNOWN_KEYS_MAX); left > 0; left--) {
         switch (pack_read_key(&r, &seen)) {
         case MEMBER_JOINED:
             member.joined_round = pack_read_uint(&r, GOSSIP_ROUND_MAX);
@@ -79,6 +113,15 @@ int gossip_member_decode(struct bytes value, struct gossip_member *out)
         case MEMBER_NAME:
             pack_read_text(&r, member.name, sizeof member.name);
             break;
+        case MEMBER_SPEED:
+            member.speed = read_speed(&r);
+            break;
+        case MEMBER_SPEED_BEFORE:
+            member.speed_before = read_speed(&r);
+            break;
+        case MEMBER_SPEED_ROUND:
+            member.speed_round = pack_read_uint(&r, GOSSIP_ROUND_MAX);
+            break;
         default:
             pack_skip(&r);
         }
@@ -87,6 +130,32 @@ int gossip_member_decode(struct bytes value, struct gossip_member *out)
         return ERR_MALFORMED;
     *out = member;
     return ERR_OK;
+}
+
+/* The class of this rate, or the old one while the rate is in it or less than a quarter class outside. */
+static uint8_t class_of(uint8_t old, double rate)
+{
+    if (!(rate > 0))
+        return old;
+    double octave = log2(rate) + 1;
+    if (old > 0 && octave > old - 0.25 && octave < old + 1.25)
+        return old;
+    return octave < 1 ? 1 : octave > GOSSIP_SPEED_CLASS_MAX ? GOSSIP_SPEED_CLASS_MAX : (uint8_t)octave;
+}
+
+bool gossip_member_measure(struct gossip_member *member, uint64_t round, double bytes_s, double steps_s)
+{
+    struct gossip_speed now = {.bytes_class = class_of(member->speed.bytes_class, bytes_s),
+                               .steps_class = class_of(member->speed.steps_class, steps_s * 1024)};
+    ASSERT(round <= GOSSIP_ROUND_MAX);
+    if (round < member->speed_round || speed_number(now) == speed_number(member->speed))
+        return false;
+    member->speed_before = member->speed;
+    member->speed = now;
+    member->speed_round = round + 2 * GOSSIP_EPOCH_ROUNDS;
+    if (member->speed_round > GOSSIP_ROUND_MAX)
+        member->speed_round = GOSSIP_ROUND_MAX;
+    return true;
 }
 
 int gossip_progress_encode(const struct gossip_progress *progress, uint8_t out[], size_t cap)
@@ -169,9 +238,12 @@ static void view_insert(struct gossip_view *view, const struct gossip_member_sta
 {
     size_t slot = view_slot(view, &state->id);
     struct gossip_view_entry *entry = &view->entries[slot];
+    struct gossip_speed speed = view->round >= state->speed_round ? state->speed : state->speed_before;
     if (slot < view->count && id_equal(&entry->id, &state->id)) {
         if (state->progress_round > entry->progress_round)
             entry->progress_round = state->progress_round;
+        if (speed_number(speed) > speed_number(entry->speed))
+            entry->speed = speed;
         return;
     }
     if (slot == GOSSIP_MEMBERS_MAX)
@@ -179,7 +251,11 @@ static void view_insert(struct gossip_view *view, const struct gossip_member_sta
     if (view->count == GOSSIP_MEMBERS_MAX)
         view->count--; /* the highest id gives way */
     memmove(entry + 1, entry, (view->count - slot) * sizeof *entry);
-    *entry = (struct gossip_view_entry){.id = state->id, .progress_round = state->progress_round};
+    *entry = (struct gossip_view_entry){
+        .id = state->id,
+        .progress_round = state->progress_round,
+        .speed = speed,
+    };
     view->count++;
 }
 
@@ -199,11 +275,14 @@ void gossip_view_build(struct gossip_view *view, uint64_t round, uint64_t wall_m
     for (size_t i = 0; i < count; i++)
         if (is_live(&states[i], round, wall_ms))
             view_insert(view, &states[i]);
-    uint8_t ids[GOSSIP_MEMBERS_MAX * ID_BYTES];
-    for (size_t i = 0; i < view->count; i++)
-        memcpy(ids + i * ID_BYTES, view->entries[i].id.bytes, ID_BYTES);
-    struct bytes parts[1] = {bytes_of(ids, view->count * ID_BYTES)};
-    hash_parts("dunlin view", parts, 1, &view->hash);
+    uint8_t members[GOSSIP_MEMBERS_MAX * (ID_BYTES + 2)];
+    struct writer w = writer_of(members, sizeof members);
+    for (size_t i = 0; i < view->count; i++) {
+        write_bytes(&w, view->entries[i].id.bytes, ID_BYTES);
+        write_u16(&w, (uint16_t)speed_number(view->entries[i].speed));
+    }
+    struct bytes parts[1] = {bytes_of(members, view->count * (ID_BYTES + 2))};
+    hash_parts("dunlin view 2", parts, 1, &view->hash);
 }
 
 const struct gossip_view_entry *gossip_view_find(const struct gossip_view *view, const struct id *id)

@@ -20,11 +20,13 @@ enum field {
     FIELD_INDEX = 12,
     FIELD_BYTES = 13,
     FIELD_DIGEST = 14,
+    FIELD_LENGTH = 15,
     FIELD_END,
 };
 
-#define BIT(field)  (UINT32_C(1) << (field))
-#define ROUND_LIMIT (UINT64_C(1) << 53)
+#define BIT(field)   (UINT32_C(1) << (field))
+#define ROUND_LIMIT  (UINT64_C(1) << 53)
+#define LENGTH_LIMIT (UINT64_C(1) << 32)
 
 enum { TOKENS_MAX = 48, PAIRS_MAX = 20 };
 
@@ -39,7 +41,8 @@ static uint32_t fields_of(uint64_t type)
         return BIT(FIELD_ROUND) | BIT(FIELD_CODEC) | BIT(FIELD_AGE) | BIT(FIELD_HELD);
     case GOSSIP_BUSY:
         return BIT(FIELD_ROUND) | BIT(FIELD_AGE) | BIT(FIELD_REASON);
-    case GOSSIP_FRAGMENT:
+    case GOSSIP_PIECE:
+    case GOSSIP_REPAIR:
         return BIT(FIELD_INDEX) | BIT(FIELD_BYTES);
     case GOSSIP_DIGEST:
     case GOSSIP_COMMIT:
@@ -49,6 +52,8 @@ static uint32_t fields_of(uint64_t type)
     case GOSSIP_STATE:
         return BIT(FIELD_ROUND) | BIT(FIELD_CODEC) | BIT(FIELD_PARAM_COUNT) | BIT(FIELD_SCHEMA) |
                BIT(FIELD_INDEX) | BIT(FIELD_DIGEST);
+    case GOSSIP_WANT:
+        return BIT(FIELD_INDEX) | BIT(FIELD_BYTES) | BIT(FIELD_LENGTH);
     default:
         return 0;
     }
@@ -99,6 +104,9 @@ static void write_field(struct pack_writer *w, enum field field, const struct go
     case FIELD_DIGEST:
         pack_key_id(w, field, &m->digest);
         break;
+    case FIELD_LENGTH:
+        pack_key_uint(w, field, m->length);
+        break;
     case FIELD_TYPE:
     case FIELD_END:
         break;
@@ -109,7 +117,7 @@ int gossip_message_encode(const struct gossip_message *message, uint8_t out[], s
 {
     uint32_t fields = fields_of(message->type);
     ASSERT(fields != 0);
-    ASSERT(message->bytes.len <= GOSSIP_FRAGMENT_BYTES);
+    ASSERT(message->bytes.len <= GOSSIP_PIECE_BYTES);
     struct pack_writer w = pack_writer_of(out, cap);
     pack_map(&w, 1 + (size_t)__builtin_popcount(fields));
     pack_key_uint(&w, FIELD_TYPE, message->type);
@@ -157,10 +165,13 @@ static void read_field(struct pack_reader *r, unsigned field, struct gossip_mess
         m->index = (uint32_t)pack_read_uint(r, UINT32_MAX);
         break;
     case FIELD_BYTES:
-        m->bytes = pack_read_bin(r, GOSSIP_FRAGMENT_BYTES);
+        m->bytes = pack_read_bin(r, GOSSIP_PIECE_BYTES);
         break;
     case FIELD_DIGEST:
         pack_read_id(r, &m->digest);
+        break;
+    case FIELD_LENGTH:
+        m->length = pack_read_uint(r, LENGTH_LIMIT);
         break;
     default:
         pack_skip(r);
@@ -180,7 +191,7 @@ int gossip_message_decode(struct bytes frame, struct gossip_message *out)
     for (size_t left = pack_read_map(&r, PAIRS_MAX); left > 0; left--) {
         unsigned key = pack_read_key(&r, &seen);
         if (key == FIELD_TYPE)
-            type = pack_read_uint(&r, GOSSIP_STATE);
+            type = pack_read_uint(&r, GOSSIP_TYPE_LAST);
         else if (key == FIELD_VERSION)
             version = pack_read_uint(&r, UINT32_MAX);
         else
@@ -192,9 +203,10 @@ int gossip_message_decode(struct bytes frame, struct gossip_message *out)
     m.type = (enum gossip_type)type;
     if ((seen & wanted & BIT(FIELD_VERSION)) != 0 && version != GOSSIP_VERSION)
         return ERR_VERSION;
-    if ((seen & wanted) != wanted || (m.type == GOSSIP_FRAGMENT && m.bytes.len == 0) ||
-        (m.type == GOSSIP_BUSY && m.reason == 0) ||
-        (m.type != GOSSIP_FRAGMENT && frame.len > GOSSIP_CONTROL_MAX))
+    bool holds_bytes = (wanted & BIT(FIELD_BYTES)) != 0;
+    bool may_be_empty = m.type == GOSSIP_WANT && m.length == 0;
+    if ((seen & wanted) != wanted || (holds_bytes && (m.bytes.len == 0) != may_be_empty) ||
+        (m.type == GOSSIP_BUSY && m.reason == 0) || (!holds_bytes && frame.len > GOSSIP_CONTROL_MAX))
         return ERR_MALFORMED;
     *out = m;
     return ERR_OK;

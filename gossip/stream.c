@@ -1,13 +1,9 @@
-/* The stream table: inputs from streams, and what is pulled out. */
+/* The stream table and the inputs from streams. */
 #include <string.h>
 
 #include "gossip/internal.h"
 
-#define QUEUE(type) (UINT32_C(1) << (type))
-
-_Static_assert(GOSSIP_FRAGMENT_BYTES + 64 <= GOSSIP_FRAME_MAX, "a full fragment fits its frame");
-
-static struct gossip_stream *find(struct gossip *g, uint64_t handle)
+struct gossip_stream *gossip_stream_find(struct gossip *g, uint64_t handle)
 {
     for (size_t i = 0; i < GOSSIP_STREAMS_MAX; i++)
         if (g->streams[i].state != GOSSIP_STREAM_FREE && g->streams[i].has_handle &&
@@ -24,7 +20,7 @@ static struct gossip_stream *free_slot(struct gossip *g)
     return NULL;
 }
 
-static void drop(struct gossip_stream *s)
+void gossip_stream_drop(struct gossip_stream *s)
 {
     *s = (struct gossip_stream){.state = GOSSIP_STREAM_FREE};
 }
@@ -42,23 +38,33 @@ struct gossip_stream *gossip_stream_take(struct gossip *g, const struct id *peer
     return s;
 }
 
+/* What the stream still sends is control frames. */
+static void lend_nothing(struct gossip_stream *s)
+{
+    s->out = (struct bytes){NULL, 0};
+    s->want = (struct bytes){NULL, 0};
+    s->out_at = 0;
+    s->want_at = 0;
+}
+
 void gossip_stream_break(struct gossip_stream *s)
 {
     if (!s->has_handle) {
-        drop(s);
+        gossip_stream_drop(s);
         return;
     }
     s->state = GOSSIP_STREAM_BROKEN;
     s->deadline_ns = GOSSIP_NEVER;
     s->queued = 0;
-    s->out = (struct bytes){NULL, 0};
+    lend_nothing(s);
 }
 
 void gossip_stream_finish(struct gossip *g, uint64_t now_ns, struct gossip_stream *s)
 {
     s->state = GOSSIP_STREAM_DONE;
     s->deadline_ns = now_ns + g->config.first_frame_ns;
-    s->out = (struct bytes){NULL, 0};
+    ASSERT((s->queued & GOSSIP_QUEUE(GOSSIP_WANT)) == 0 || s->want.len == 0);
+    lend_nothing(s);
 }
 
 void gossip_stream_refuse(struct gossip *g, uint64_t now_ns, struct gossip_stream *s, enum gossip_busy reason)
@@ -66,7 +72,8 @@ void gossip_stream_refuse(struct gossip *g, uint64_t now_ns, struct gossip_strea
     s->state = GOSSIP_STREAM_REFUSED;
     s->deadline_ns = now_ns + g->config.first_frame_ns;
     s->reason = reason;
-    s->queued = QUEUE(GOSSIP_BUSY);
+    s->queued = GOSSIP_QUEUE(GOSSIP_BUSY);
+    lend_nothing(s);
     g->counters.busy_sent++;
 }
 
@@ -77,14 +84,14 @@ int gossip_stream_opened(struct gossip *g, uint64_t now_ns, uint64_t tag, uint64
         struct gossip_stream *s = &g->streams[i];
         if (s->state != GOSSIP_STREAM_OPENING || !s->open_asked || s->tag != tag)
             continue;
-        if (find(g, stream) != NULL)
+        if (gossip_stream_find(g, stream) != NULL)
             return ERR_NOT_FOUND;
-        bool exchange = g->round.stream == s;
+        bool exchange = gossip_exchange_of_stream(g, s) != NULL;
         s->has_handle = true;
         s->handle = stream;
         s->asked_ns = now_ns;
         s->state = exchange ? GOSSIP_STREAM_INVITED : GOSSIP_STREAM_ASKED;
-        s->queued = exchange ? QUEUE(GOSSIP_INVITE) : QUEUE(GOSSIP_FETCH);
+        s->queued = exchange ? GOSSIP_QUEUE(GOSSIP_INVITE) : GOSSIP_QUEUE(GOSSIP_FETCH);
         if (!exchange)
             s->deadline_ns = now_ns + g->config.stall_ns;
         return ERR_OK;
@@ -95,8 +102,9 @@ int gossip_stream_opened(struct gossip *g, uint64_t now_ns, uint64_t tag, uint64
 /* The stream is gone or of no use any more; its owner learns why. */
 static void lost(struct gossip *g, uint64_t now_ns, struct gossip_stream *s, enum gossip_solo reason, int err)
 {
-    if (g->round.stream == s)
-        gossip_end_solo(g, now_ns, reason, err);
+    struct gossip_exchange *x = gossip_exchange_of_stream(g, s);
+    if (x != NULL)
+        gossip_end_solo(g, now_ns, x, reason, err);
     else if (g->fetch.stream == s)
         gossip_fetch_broken(g, now_ns, err);
     else if (g->serving.stream == s && !g->serving.done)
@@ -120,7 +128,7 @@ int gossip_stream_accepted(struct gossip *g, uint64_t now_ns, const struct id *p
     size_t theirs = 0;
     size_t of_peer = 0;
     gossip_expire(g, now_ns);
-    if (find(g, stream) != NULL)
+    if (gossip_stream_find(g, stream) != NULL)
         return ERR_EXISTS;
     for (size_t i = 0; i < GOSSIP_STREAMS_MAX; i++) {
         const struct gossip_stream *s = &g->streams[i];
@@ -128,9 +136,11 @@ int gossip_stream_accepted(struct gossip *g, uint64_t now_ns, const struct id *p
         theirs += accepted;
         of_peer += accepted && id_equal(&s->peer, peer);
     }
-    /* The last slot for accepted streams is kept for the round's partner. */
-    bool expected = gossip_round_is_open(g) && id_equal(&g->round.partner, peer);
-    size_t limit = GOSSIP_STREAMS_MAX - GOSSIP_STREAMS_RESERVED - (expected ? 0 : 1);
+    /* The last slots for accepted streams are kept for the partners of the open rounds. */
+    bool expected = false;
+    for (size_t i = 0; i < GOSSIP_LANES; i++)
+        expected |= gossip_exchange_is_open(&g->lanes[i]) && id_equal(&g->lanes[i].partner, peer);
+    size_t limit = GOSSIP_STREAMS_MAX - GOSSIP_STREAMS_RESERVED - (expected ? 0 : GOSSIP_LANES);
     struct gossip_stream *s = free_slot(g);
     if (s == NULL || theirs >= limit || of_peer >= GOSSIP_PEER_STREAMS_MAX)
         return ERR_FULL;
@@ -162,7 +172,7 @@ void gossip_stream_frame(struct gossip *g, uint64_t now_ns, uint64_t stream, str
 {
     struct gossip_message m;
     gossip_expire(g, now_ns);
-    struct gossip_stream *s = find(g, stream);
+    struct gossip_stream *s = gossip_stream_find(g, stream);
     if (s == NULL)
         return;
     int result = gossip_message_decode(frame, &m);
@@ -195,9 +205,9 @@ void gossip_stream_frame(struct gossip *g, uint64_t now_ns, uint64_t stream, str
     if (s->state == GOSSIP_STREAM_FRESH)
         first_frame(g, now_ns, s, &m);
     else if (s->state == GOSSIP_STREAM_INVITED)
-        gossip_swap_answer(g, now_ns, s, &m);
+        gossip_swap_answer(g, now_ns, gossip_exchange_of_stream(g, s), &m);
     else if (s->state == GOSSIP_STREAM_SWAP)
-        gossip_swap_frame(g, now_ns, s, &m);
+        gossip_swap_frame(g, now_ns, gossip_exchange_of_stream(g, s), &m);
     else
         gossip_fetch_frame(g, now_ns, s, &m);
 }
@@ -205,7 +215,7 @@ void gossip_stream_frame(struct gossip *g, uint64_t now_ns, uint64_t stream, str
 void gossip_stream_writable(struct gossip *g, uint64_t now_ns, uint64_t stream, size_t room)
 {
     gossip_expire(g, now_ns);
-    struct gossip_stream *s = find(g, stream);
+    struct gossip_stream *s = gossip_stream_find(g, stream);
     if (s != NULL)
         s->room = room;
 }
@@ -226,7 +236,7 @@ size_t gossip_streams_waiting(const struct gossip *g, uint64_t streams[GOSSIP_ST
 void gossip_stream_closed(struct gossip *g, uint64_t now_ns, uint64_t stream, int err)
 {
     gossip_expire(g, now_ns);
-    struct gossip_stream *s = find(g, stream);
+    struct gossip_stream *s = gossip_stream_find(g, stream);
     if (s == NULL)
         return;
     bool only_their_side = err == 0;
@@ -254,136 +264,5 @@ void gossip_stream_closed(struct gossip *g, uint64_t now_ns, uint64_t stream, in
     if (only_their_side)
         gossip_stream_break(s);
     else
-        drop(s);
-}
-
-/* Fills the control frame of this type for this stream. */
-static struct gossip_message control(const struct gossip *g, uint64_t now_ns, const struct gossip_stream *s,
-                                     enum gossip_type type)
-{
-    const struct gossip_config *c = &g->config;
-    struct gossip_message m = {.type = type, .run = c->run, .round = g->round.number, .view = g->view.hash};
-    m.codecs = c->codecs;
-    m.codec = g->round.codec;
-    m.param_count = c->layout.param_count;
-    m.schema = c->layout.schema;
-    m.age_ms = gossip_age_ms(g, now_ns);
-    m.held_ms = (uint32_t)((now_ns - s->asked_ns) / 1000000);
-    m.reason = s->reason;
-    if (type == GOSSIP_DIGEST)
-        m.digest = s->digest;
-    if (type == GOSSIP_COMMIT)
-        m.digest = s->received;
-    if (type == GOSSIP_FETCH && g->fetch.known) {
-        m.digest = g->fetch.digest;
-        m.index = (uint32_t)(g->fetch.received / GOSSIP_FRAGMENT_BYTES);
-    }
-    if (type == GOSSIP_STATE) {
-        m.round = g->serving.from.round;
-        m.digest = g->serving.from.digest;
-        m.codec = GOSSIP_CODEC_FP32;
-        m.index = (uint32_t)(s->out_at / GOSSIP_FRAGMENT_BYTES);
-    }
-    return m;
-}
-
-/* The next frame of the stream goes to g->frame if there is room for it; returns its length, 0: nothing to
- * send. */
-static size_t send_control(struct gossip *g, uint64_t now_ns, struct gossip_stream *s)
-{
-    enum gossip_type type = GOSSIP_INVITE;
-    while ((s->queued & QUEUE(type)) == 0)
-        type = (enum gossip_type)(type + 1);
-    struct gossip_message m = control(g, now_ns, s, type);
-    int len = gossip_message_encode(&m, g->frame, sizeof g->frame);
-    ASSERT(len > 0 && len <= GOSSIP_CONTROL_MAX);
-    if ((size_t)len + GOSSIP_STREAM_HEAD > s->room)
-        return 0;
-    if (type == GOSSIP_INVITE) {
-        s->asked_ns = now_ns;
-        trace_emit(&g->config.trace, TRACE_PAIR_INVITED, now_ns, &s->peer, (int64_t)g->round.number, 0, 0);
-    }
-    s->queued &= ~QUEUE(type);
-    return (size_t)len;
-}
-
-static size_t send_fragment(struct gossip *g, uint64_t now_ns, struct gossip_stream *s)
-{
-    size_t left = s->out.len - s->out_at;
-    size_t count = left < GOSSIP_FRAGMENT_BYTES ? left : GOSSIP_FRAGMENT_BYTES;
-    if (count + 64 > s->room)
-        return 0;
-    struct gossip_message m = {.type = GOSSIP_FRAGMENT,
-                               .index = (uint32_t)(s->out_at / GOSSIP_FRAGMENT_BYTES),
-                               .bytes = bytes_of(s->out.data + s->out_at, count)};
-    int len = gossip_message_encode(&m, g->frame, sizeof g->frame);
-    ASSERT(len > 0 && (size_t)len + GOSSIP_STREAM_HEAD <= count + 64);
-    if (s->state == GOSSIP_STREAM_SWAP)
-        crypto_generichash_update(&g->round.out_hash, m.bytes.data, count);
-    s->out_at += count;
-    g->counters.bytes_sent += count;
-    if (s->state == GOSSIP_STREAM_SWAP && s->out_at == s->out.len)
-        gossip_swap_sent(g, s);
-    if (s->state == GOSSIP_STREAM_SERVING) {
-        uint64_t stall = now_ns + g->config.stall_ns;
-        s->deadline_ns = stall < g->serving.end_ns ? stall : g->serving.end_ns;
-        if (s->out_at == s->out.len) {
-            g->serving.done = true;
-            gossip_stream_finish(g, now_ns, s);
-        }
-    }
-    return (size_t)len;
-}
-
-static size_t send_next(struct gossip *g, uint64_t now_ns, struct gossip_stream *s)
-{
-    if (!s->has_handle)
-        return 0;
-    if (s->queued != 0)
-        return send_control(g, now_ns, s);
-    bool flows = s->state == GOSSIP_STREAM_SWAP || s->state == GOSSIP_STREAM_SERVING;
-    return flows && s->out_at < s->out.len ? send_fragment(g, now_ns, s) : 0;
-}
-
-/* An open, finish or reset that this stream is owed. */
-static bool poll_change(struct gossip_stream *s, struct gossip_action *out)
-{
-    *out = (struct gossip_action){.peer = s->peer, .tag = s->tag, .stream = s->handle};
-    if (s->state == GOSSIP_STREAM_OPENING && !s->open_asked) {
-        out->kind = GOSSIP_ACTION_OPEN;
-        out->for_state = s->deadline_ns != GOSSIP_NEVER;
-        s->open_asked = true;
-        return true;
-    }
-    bool ending = s->state == GOSSIP_STREAM_DONE || s->state == GOSSIP_STREAM_REFUSED;
-    if (s->state == GOSSIP_STREAM_BROKEN) {
-        out->kind = GOSSIP_ACTION_RESET;
-    } else if (ending && s->queued == 0) {
-        out->kind = GOSSIP_ACTION_FINISH;
-    } else {
-        return false;
-    }
-    drop(s);
-    return true;
-}
-
-bool gossip_poll_action(struct gossip *g, uint64_t now_ns, struct gossip_action *out)
-{
-    for (size_t i = 0; i < GOSSIP_STREAMS_MAX; i++)
-        if (poll_change(&g->streams[i], out))
-            return true;
-    for (size_t i = 0; i < GOSSIP_STREAMS_MAX; i++) {
-        struct gossip_stream *s = &g->streams[(g->cursor + i) % GOSSIP_STREAMS_MAX];
-        size_t len = send_next(g, now_ns, s);
-        if (len == 0)
-            continue;
-        s->room -= len + GOSSIP_STREAM_HEAD;
-        g->cursor = (g->cursor + i + 1) % GOSSIP_STREAMS_MAX;
-        *out = (struct gossip_action){.kind = GOSSIP_ACTION_SEND,
-                                      .peer = s->peer,
-                                      .stream = s->handle,
-                                      .frame = bytes_of(g->frame, len)};
-        return true;
-    }
-    return false;
+        gossip_stream_drop(s);
 }

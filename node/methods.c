@@ -21,10 +21,9 @@ const struct control_method node_methods[] = {
     {"dht.provide", "key:s ", method_dht_provide},
     {"run.create",
      "data:s name:s width:u layers:u heads:u context:u batch:u round_ms:u rounds:u lr:f seed:u codec:s "
-     "alpha:f beta:f gamma:f train:b "
-     "isolated:b ",
+     "alpha:f beta:f gamma:f train:b isolated:b model:s sizes:s input_max:f label:s init_seed:u ",
      method_run_create},
-    {"run.join", "run:s data:s isolated:b ", method_run_join},
+    {"run.join", "run:s data:s isolated:b init_seed:u ", method_run_join},
     {"run.leave", "run:s ", method_run_leave},
     {"run.pause", "run:s ", method_run_pause},
     {"run.resume", "run:s ", method_run_resume},

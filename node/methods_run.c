@@ -84,6 +84,39 @@ static void default_config(struct run_config *config)
     config->lr = (double)options.adamw.rate;
 }
 
+/* The kind of model, and an MLP's own settings; its defaults differ. */
+static int read_model(const struct pack_reader *params, struct run_config *config, const char **why)
+{
+    char text[8 * TRAIN_MLP_SIZES_MAX] = "transformer";
+    if (control_has(params, "model") && !control_text(params, "model", text, sizeof text))
+        text[0] = '\0';
+    if (strcmp(text, train_model_kind_name(TRAIN_TRANSFORMER)) == 0)
+        return ERR_OK;
+    if (strcmp(text, train_model_kind_name(TRAIN_MLP)) != 0) {
+        *why = "model must be transformer or mlp";
+        return ERR_INVALID;
+    }
+    config->model.kind = TRAIN_MLP;
+    config->model.input_max = 1;
+    config->width = config->layers = config->heads = config->context = 0;
+    struct train_model_config none = {.kind = TRAIN_MLP};
+    struct trainer_options options = trainer_options_mlp(&none);
+    config->batch = options.batch;
+    config->lr = (double)options.adamw.rate;
+    (void)control_float(params, "input_max", &config->model.input_max);
+    if (!control_text(params, "sizes", text, sizeof text) ||
+        run_model_parse_sizes(text, &config->model) < 0) {
+        *why = "an mlp needs its sizes from the inputs to the classes, such as 64,64,32,10";
+        return ERR_INVALID;
+    }
+    if (control_has(params, "label") &&
+        !control_text(params, "label", config->model.label, sizeof config->model.label)) {
+        *why = "the name of the label's column must be at most 63 bytes";
+        return ERR_INVALID;
+    }
+    return ERR_OK;
+}
+
 static int read_config(struct node *node, const struct pack_reader *params, struct run_config *config,
                        const char **why)
 {
@@ -91,6 +124,9 @@ static int read_config(struct node *node, const struct pack_reader *params, stru
     uint64_t seed;
     enum gossip_codec parsed;
     default_config(config);
+    int result = read_model(params, config, why);
+    if (result < 0)
+        return result;
     (void)u32_param(params, "width", &config->width);
     (void)u32_param(params, "layers", &config->layers);
     (void)u32_param(params, "heads", &config->heads);
@@ -98,25 +134,22 @@ static int read_config(struct node *node, const struct pack_reader *params, stru
     (void)u32_param(params, "batch", &config->batch);
     (void)u32_param(params, "round_ms", &config->round_ms);
     (void)u32_param(params, "rounds", &config->rounds);
+    (void)u32_param(params, "fragments", &config->fragments);
     (void)control_float(params, "lr", &config->lr);
     (void)control_float(params, "alpha", &config->alpha);
     if (control_float(params, "beta", &config->beta))
         config->gamma = config->beta; /* only theta is exchanged, which needs them equal */
     (void)control_float(params, "gamma", &config->gamma);
     if (control_has(params, "codec")) {
-        if (!control_text(params, "codec", codec, sizeof codec) || gossip_codec_parse(codec, &parsed) < 0) {
+        if (!control_text(params, "codec", codec, sizeof codec) || gossip_codec_parse(codec, &parsed) < 0 ||
+            (GOSSIP_CODECS_PLAIN >> parsed & 1) == 0) {
             *why = "codec must be fp32, bf16 or int8";
             return ERR_INVALID;
         }
         config->codec = parsed;
     }
     if (control_uint(params, "seed", &seed)) {
-        uint8_t raw[8];
-        struct id hash;
-        struct bytes part = bytes_of(raw, sizeof raw);
-        store_le64(raw, seed);
-        hash_parts("dunlin run seed 1", &part, 1, &hash);
-        memcpy(config->seed, hash.bytes, RUN_SEED_BYTES);
+        run_seed_of(seed, config->seed);
     } else {
         rng_fill(&node->rng, config->seed, RUN_SEED_BYTES);
     }
@@ -125,6 +158,14 @@ static int read_config(struct node *node, const struct pack_reader *params, stru
         return ERR_UNSUPPORTED;
     }
     return run_config_check(config, why);
+}
+
+static struct run_own read_own(const struct pack_reader *params)
+{
+    struct run_own own = {.isolated = false};
+    (void)control_bool(params, "isolated", &own.isolated);
+    own.own_init = control_uint(params, "init_seed", &own.init_seed);
+    return own;
 }
 
 void method_run_create(void *user, struct control_call *call, const struct pack_reader *params)
@@ -136,22 +177,21 @@ void method_run_create(void *user, struct control_call *call, const struct pack_
     char name[RUN_NAME_SIZE] = "run";
     char why[NODE_ERROR_SIZE] = "";
     const char *reason = "";
-    bool isolated = false;
     bool train = true;
     if (!control_text(params, "data", data, sizeof data)) {
-        control_fail(call, ERR_INVALID, "run.create: a data path (file or directory of text) is needed");
+        control_fail(call, ERR_INVALID, "run.create: a data path (file or directory) is needed");
         return;
     }
     if (!method_text(call, params, "name", name, sizeof name))
         return;
-    (void)control_bool(params, "isolated", &isolated);
+    struct run_own own = read_own(params);
     (void)control_bool(params, "train", &train);
     int result = read_config(node, params, &config, &reason);
     if (result < 0) {
         control_fail(call, result, "%s", reason);
         return;
     }
-    result = run_create(node, name, &config, data, isolated, &run, why);
+    result = run_create(node, name, &config, data, &own, &run, why);
     if (result < 0) {
         control_fail(call, result, "%s", why[0] != '\0' ? why : err_text(result));
         return;
@@ -169,17 +209,16 @@ void method_run_join(void *user, struct control_call *call, const struct pack_re
     char text[ID_TEXT_SIZE];
     char data[NODE_PATH_SIZE];
     char why[NODE_ERROR_SIZE] = "";
-    bool isolated = false;
     if (!control_text(params, "run", text, sizeof text) || id_parse(text, &id) < 0) {
         control_fail(call, ERR_INVALID, "run.join: the run's whole id (52 characters) is needed");
         return;
     }
     if (!control_text(params, "data", data, sizeof data)) {
-        control_fail(call, ERR_INVALID, "run.join: a data path (file or directory of text) is needed");
+        control_fail(call, ERR_INVALID, "run.join: a data path (file or directory) is needed");
         return;
     }
-    (void)control_bool(params, "isolated", &isolated);
-    int result = run_join(node, &id, data, isolated, &run, why);
+    struct run_own own = read_own(params);
+    int result = run_join(node, &id, data, &own, &run, why);
     if (result < 0)
         control_fail(call, result, "%s", why[0] != '\0' ? why : err_text(result));
     else
@@ -524,6 +563,10 @@ void method_sample(void *user, struct control_call *call, const struct pack_read
     (void)control_uint(params, "length", &length);
     (void)control_uint(params, "top_k", &top_k);
     (void)control_float(params, "temperature", &temperature);
+    if (run->has_chain && run->config.model.kind == TRAIN_MLP) {
+        control_fail(call, ERR_UNSUPPORTED, "sample: an mlp tells classes apart, it writes no text");
+        return;
+    }
     if (length < 1 || length > SAMPLE_MAX || top_k > 256 || !(temperature >= 0 && temperature <= 100)) {
         control_fail(call, ERR_INVALID, "sample: length 1 to %d, top_k 0 to 256, temperature 0 to 100",
                      SAMPLE_MAX);

@@ -145,7 +145,7 @@ static void on_timer(void *user, uint64_t now_ns)
         bool saving = false;
         for (size_t i = 0; i < NODE_RUNS_MAX; i++)
             saving |= node->runs[i].used &&
-                      (node->runs[i].saving || node->runs[i].job_busy || node->runs[i].publishing);
+                      (node->runs[i].saving || node->runs[i].jobs > 0 || node->runs[i].publishing);
         saving |= own_ending(node, now_ns);
         if (!saving || now_ns >= node->stop_deadline_ns) {
             begin_end(node);

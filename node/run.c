@@ -36,7 +36,7 @@ void run_fail(struct run *run, const char *format, ...)
 
 void run_set_running(struct run *run)
 {
-    bool trains = run->stage >= RUN_TRAINING && run->stage <= RUN_APPLYING && !run->paused && !run->leaving;
+    bool trains = run->stage == RUN_TRAINING && !run->paused && !run->leaving;
     if (run->trainer != NULL)
         train_thread_set_running(run->trainer, trains);
 }
@@ -45,16 +45,14 @@ void run_set_running(struct run *run)
 static uint64_t buffer_bytes(const struct train_layout *layout, const struct gossip_layout *shape)
 {
     uint64_t floats = 4 * (uint64_t)layout->arena_floats * sizeof(float);
-    uint64_t blobs = RUN_BLOBS * shape->encoded_bytes[GOSSIP_CODEC_FP32];
-    return floats + blobs +
-           5 * shape->encoded_bytes[GOSSIP_CODEC_FP32]; /* states, fetch, two receive buffers */
+    return floats + run_turns_bytes(shape) +
+           3 * shape->encoded_bytes[GOSSIP_CODEC_FP32]; /* two states, one to be fetched */
 }
 
 static int shape_of(const struct run_config *config, struct train_layout *layout,
                     struct gossip_tensor tensors[], struct gossip_layout *shape, char why[NODE_ERROR_SIZE])
 {
-    struct train_model_config model = {
-        .width = config->width, .layers = config->layers, .heads = config->heads, .context = config->context};
+    struct train_model_config model = run_model_config(config);
     int result = train_model_config_check(&model, why, NODE_ERROR_SIZE);
     if (result < 0)
         return result;
@@ -68,7 +66,7 @@ static int shape_of(const struct run_config *config, struct train_layout *layout
                                    .count = end - tensor->offset, /* padding travels along as zeros */
                                    .kind = matrix ? GOSSIP_TENSOR_MATRIX : GOSSIP_TENSOR_VECTOR};
     }
-    result = gossip_layout_of(tensors, layout->tensor_count, shape);
+    result = gossip_layout_of(tensors, layout->tensor_count, config->fragments, shape);
     if (result < 0)
         (void)snprintf(why, NODE_ERROR_SIZE, "a model of %zu parameters is too large to be shared",
                        layout->parameter_count);
@@ -112,8 +110,7 @@ static int allocate(struct run *run)
     size_t blob = (size_t)run->shape.encoded_bytes[GOSSIP_CODEC_FP32];
     bool fine = (run->theta = floats(run)) != NULL && (run->phi = floats(run)) != NULL &&
                 (run->delta = floats(run)) != NULL && (run->diff = floats(run)) != NULL;
-    for (size_t i = 0; i < RUN_BLOBS; i++)
-        fine = fine && (run->blobs[i].bytes = allocator_get(alloc, 1, blob)) != NULL;
+    fine = fine && run_turns_allocate(run) == ERR_OK;
     for (size_t i = 0; i < 2; i++)
         fine = fine && (run->states[i].bytes = allocator_get(alloc, 1, blob)) != NULL;
     fine = fine && (run->fetch_buffer = allocator_get(alloc, 1, blob)) != NULL;
@@ -127,6 +124,7 @@ static int open_gossip(struct run *run)
     config.self = run->node->identity.id;
     config.run = run->id;
     config.layout = run->shape;
+    config.codecs = (1u << GOSSIP_CODEC_COUNT) - 1;
     config.round_ns = (uint64_t)run->config.round_ms * 1000000;
     config.trace = run->node->trace;
     if (gossip_config_check(&config, &why) < 0)
@@ -152,10 +150,11 @@ static void event_while_leaving(struct run *run, const struct train_thread_event
         run->trainer_ended = true;
 }
 
-static void evaluated(struct run *run, double loss)
+static void evaluated(struct run *run, double loss, double accuracy)
 {
     run->evaluating = false;
     run->val_loss = loss;
+    run->val_accuracy = accuracy;
     if (!isfinite(run->val_loss_start))
         run->val_loss_start = loss;
 }
@@ -174,14 +173,14 @@ static void event_of_run(struct run *run, const struct train_thread_event *event
     case TRAIN_THREAD_SNAPSHOT:
         if (event->tag >= TAG_CALL)
             methods_snapshot(run->node, event);
-        else if (event->tag == TAG_ROUND && !event->refused)
-            run_snapshot_ready(run);
+        else if ((event->tag == TAG_ROUND || event->tag == TAG_ROUND_ODD) && !event->refused)
+            run_turn_snapshot_ready(run, event->tag);
         else if (event->tag == TAG_START && !event->refused)
             run_weights_loaded(run, TAG_START, "");
         break;
     case TRAIN_THREAD_APPLIED:
         if (!event->refused)
-            run_applied(run);
+            run_turn_applied(run, event->tag);
         break;
     case TRAIN_THREAD_LOADED:
         free(event->bytes);
@@ -197,7 +196,7 @@ static void event_of_run(struct run *run, const struct train_thread_event *event
         }
         break;
     case TRAIN_THREAD_EVALUATED:
-        evaluated(run, event->loss);
+        evaluated(run, event->loss, event->accuracy);
         break;
     case TRAIN_THREAD_ENDED:
         run->trainer_ended = true;
@@ -274,6 +273,8 @@ static int start(struct run *run, char why[NODE_ERROR_SIZE])
                                          .on_event = trainer_event,
                                          .user = run};
     (void)snprintf(config.data, sizeof config.data, "%s", run->data);
+    if (run->own_init)
+        run_seed_of(run->init_seed, config.run.seed);
     result = train_thread_start(&run->trainer, &node->loop, &config);
     if (result < 0) {
         (void)snprintf(why, NODE_ERROR_SIZE, "run %s: no trainer thread: %s", run->name, err_text(result));
@@ -301,7 +302,7 @@ static struct run *take_slot(struct node *node, const struct id *id)
         run->used = true;
         run->node = node;
         run->id = *id;
-        run->val_loss = run->val_loss_start = (double)NAN;
+        run->val_loss = run->val_loss_start = run->val_accuracy = (double)NAN;
         id_format_short(id, run->name);
         crdt_chain_init(&run->chain, id, &node->alloc, &node->keys);
         for (size_t k = 0; k < NODE_PEERS_MAX; k++)
@@ -311,8 +312,8 @@ static struct run *take_slot(struct node *node, const struct id *id)
     return NULL;
 }
 
-static int new_run(struct node *node, const struct id *id, const char *data, bool isolated, struct run **out,
-                   char why[NODE_ERROR_SIZE])
+static int new_run(struct node *node, const struct id *id, const char *data, const struct run_own *own,
+                   struct run **out, char why[NODE_ERROR_SIZE])
 {
     char absolute[4096];
     if (node_run_of(node, id) != NULL) {
@@ -337,13 +338,15 @@ static int new_run(struct node *node, const struct id *id, const char *data, boo
         return ERR_FULL;
     }
     (void)snprintf(run->data, sizeof run->data, "%s", absolute);
-    run->isolated = isolated;
+    run->isolated = own->isolated;
+    run->own_init = own->own_init;
+    run->init_seed = own->init_seed;
     *out = run;
     return ERR_OK;
 }
 
 int run_create(struct node *node, const char *name, const struct run_config *config, const char *data,
-               bool isolated, struct run **out, char why[NODE_ERROR_SIZE])
+               const struct run_own *own, struct run **out, char why[NODE_ERROR_SIZE])
 {
     uint8_t encoded[RUN_CONFIG_BYTES_MAX];
     uint8_t entry[CRDT_ENTRY_MAX];
@@ -361,7 +364,7 @@ int run_create(struct node *node, const char *name, const struct run_config *con
                        CRDT_NAME_MAX);
         return len;
     }
-    result = new_run(node, &id, data, isolated, out, why);
+    result = new_run(node, &id, data, own, out, why);
     if (result < 0)
         return result;
     result = crdt_chain_append(&(*out)->chain, bytes_of(entry, (size_t)len));
@@ -378,10 +381,10 @@ int run_create(struct node *node, const char *name, const struct run_config *con
     return ERR_OK;
 }
 
-int run_join(struct node *node, const struct id *id, const char *data, bool isolated, struct run **out,
-             char why[NODE_ERROR_SIZE])
+int run_join(struct node *node, const struct id *id, const char *data, const struct run_own *own,
+             struct run **out, char why[NODE_ERROR_SIZE])
 {
-    int result = new_run(node, id, data, isolated, out, why);
+    int result = new_run(node, id, data, own, out, why);
     if (result < 0)
         return result;
     state_store_run(node, *out);
@@ -413,6 +416,10 @@ int run_resume_stored(struct node *node, const struct id *id, struct bytes setti
             break;
         case 4:
             run->paused = pack_read_bool(&r);
+            break;
+        case 5:
+            run->own_init = true;
+            run->init_seed = pack_read_uint(&r, UINT64_MAX);
             break;
         default:
             pack_skip(&r);
@@ -469,8 +476,7 @@ void run_release(struct run *run)
     float *arrays[] = {run->theta, run->phi, run->delta, run->diff};
     for (size_t i = 0; i < 4; i++)
         allocator_release(alloc, arrays[i]);
-    for (size_t i = 0; i < RUN_BLOBS; i++)
-        allocator_release(alloc, run->blobs[i].bytes);
+    run_turns_release(run);
     for (size_t i = 0; i < 2; i++)
         allocator_release(alloc, run->states[i].bytes);
     allocator_release(alloc, run->fetch_buffer);
@@ -518,7 +524,8 @@ static void synced(struct run *run, uint64_t now_ns)
         run_enter_training(run, now_ns, run->round);
         return;
     }
-    if (swarm.round_max > run->round + FIRST_ROUNDS) {
+    /* Who starts from weights of its own brings them along however late it comes. */
+    if (swarm.round_max > run->round + FIRST_ROUNDS && !(run->own_init && fresh)) {
         run_begin_fetch(run, now_ns);
         return;
     }
@@ -583,7 +590,7 @@ static void sync_tick(struct run *run, uint64_t now_ns)
 
 bool run_is_busy(const struct run *run)
 {
-    return run->job_busy || run->saving || run->publishing || (run->trainer != NULL && !run->trainer_ended);
+    return run->jobs > 0 || run->saving || run->publishing || (run->trainer != NULL && !run->trainer_ended);
 }
 
 void run_tick(struct run *run, uint64_t now_ns)
@@ -623,7 +630,7 @@ uint64_t run_deadline_ns(const struct run *run)
     if (run->stage == RUN_CHAIN || run->stage == RUN_FETCHING ||
         (run->stage == RUN_SYNCING && !run->evaluating))
         next = run->stage_deadline_ns;
-    else if (run->stage == RUN_TRAINING && !run->paused)
+    else if (run->stage == RUN_TRAINING && !run->paused && run_turn_free(run, run->round + 1))
         next = run->boundary_ns;
     if (run_save_wanted(run) && run->save_next_ns < next)
         next = run->save_next_ns;

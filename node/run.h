@@ -8,22 +8,19 @@
  *   CHAIN ──────► LOADING ──────► SYNCING ───────► FETCHING ──┐
  *     run_join      trainer READY   repair or 10 s   STATE     │
  *                                        └─────────────────────┴──► TRAINING ◄──────────────┐
- *                                                                     │ boundary            │ APPLIED
- *                                                                     ▼                     │
- *                                                      SNAPSHOT ► ENCODING ► EXCHANGING ► MERGING ► APPLYING
+ *                                                             at each boundary a turn, node/run_turn.h
  *
- * From EXCHANGING on, training goes on; MERGE or SOLO comes from gossip/ at most half a round later.  PAUSED
- * is a flag beside the stage: the trainer rests, rounds go on without us.  FAILED and FINISHED end it; LEFT
- * forgets it. */
+ * PAUSED is a flag beside the stage: the trainer rests, rounds go on without us.  FAILED and FINISHED end it;
+ * LEFT forgets it. */
 #ifndef DUNLIN_NODE_RUN_H
 #define DUNLIN_NODE_RUN_H
 
 #include "base/id.h"
 #include "crdt/chain.h"
-#include "gossip/exchange.h"
-#include "gossip/merge/job.h"
+#include "gossip/codec_choice.h"
 #include "node/control.h"
 #include "node/reply.h"
+#include "node/run_turn.h"
 #include "node/train_thread.h"
 #include "node/worker.h"
 #include "train/model.h"
@@ -38,24 +35,27 @@ enum {
 };
 
 enum run_stage {
-    RUN_CHAIN,      /* looking for somebody who has the chain */
-    RUN_LOADING,    /* the trainer reads the data, the disk worker the checkpoint */
-    RUN_SYNCING,    /* waiting for the other members' registers */
-    RUN_FETCHING,   /* a peer sends its weights */
-    RUN_TRAINING,   /* between boundaries */
-    RUN_SNAPSHOT,   /* the trainer copies its weights */
-    RUN_ENCODING,   /* the merge worker encodes them */
-    RUN_EXCHANGING, /* gossip/ deals with the partner */
-    RUN_MERGING,    /* the merge worker computes the outer step */
-    RUN_APPLYING,   /* the trainer adds the difference */
-    RUN_FINISHED,   /* all planned rounds are done; states are still served */
-    RUN_FAILED,     /* error says why */
+    RUN_CHAIN,    /* looking for somebody who has the chain */
+    RUN_LOADING,  /* the trainer reads the data, the disk worker the checkpoint */
+    RUN_SYNCING,  /* waiting for the other members' registers */
+    RUN_FETCHING, /* a peer sends its weights */
+    RUN_TRAINING, /* and exchanging */
+    RUN_FINISHED, /* all planned rounds are done; states are still served */
+    RUN_FAILED,   /* error says why */
 };
 
-/* An encoded snapshot.  lent: gossip/ reads it until RELEASE. */
+/* An encoded snapshot of a fragment, or a state.  lent: gossip/ reads it until RELEASE. */
 struct run_blob {
     uint8_t *bytes;
     bool lent;
+};
+
+/* What a member decides for itself. */
+struct run_own {
+    bool isolated; /* never exchanges: to compare with */
+    bool
+        own_init; /* starts from weights drawn from init_seed instead of the run's seed or a peer's weights */
+    uint64_t init_seed;
 };
 
 struct run {
@@ -66,6 +66,8 @@ struct run {
     char name[RUN_NAME_SIZE];
     char data[NODE_PATH_SIZE];
     bool isolated; /* never exchanges: to compare with */
+    bool own_init; /* struct run_own */
+    uint64_t init_seed;
     bool paused;
     enum run_stage stage;
     char error[NODE_ERROR_SIZE];
@@ -85,23 +87,21 @@ struct run {
     /* [arena_floats] each.  phi and delta belong to the merge worker while a job runs. */
     float *theta, *phi, *delta, *diff;
     struct run_blob blobs[RUN_BLOBS];
-    size_t blob_now; /* index of this round's */
     struct run_blob states[2];
     struct id state_digest;
     uint8_t *fetch_buffer;
-    struct gossip_history history;
+    struct gossip_history histories[GOSSIP_FRAGMENTS_MAX]; /* the merge worker's */
+    float *distances; /* [distance_count] the merge worker's: of each block to the last partner */
+    size_t distance_count;
+    struct gossip_nearness nearness;
+    struct run_turn turns[GOSSIP_LANES];
 
-    uint64_t round; /* of the exchange in progress, or the last one */
+    uint64_t round; /* begun last */
     uint64_t joined_round;
-    uint64_t boundary_ns; /* when the next round ends */
-    uint64_t round_began_ns;
-    uint64_t stage_deadline_ns;  /* CHAIN, SYNCING, FETCHING: try something else then */
-    struct gossip_event outcome; /* MERGE or SOLO of this round, once known */
-    bool has_outcome;
-    bool merge_reported; /* gossip/ waits for gossip_merge_done */
-    struct id partner;
-    uint64_t advance_to;   /* newer round heard of in the middle of ours; 0: none */
-    uint64_t others_round; /* furthest progress of the other members at our last boundary */
+    uint64_t boundary_ns;       /* when the next round ends */
+    uint64_t stage_deadline_ns; /* CHAIN, SYNCING, FETCHING: try something else then */
+    uint64_t advance_to;        /* newer round heard of in the middle of ours; 0: none */
+    uint64_t others_round;      /* furthest progress of the other members at our last boundary */
     struct gossip_merge_report report;
     size_t fetch_tries;     /* of the present fetch */
     uint64_t fetch_next_ns; /* all donors failed: not tried again before */
@@ -109,7 +109,7 @@ struct run {
     uint64_t published_round;
     bool state_wanted; /* behind: fetch at the next boundary */
 
-    bool job_busy;   /* a merge-worker job of this run is under way */
+    unsigned jobs;   /* on the merge worker */
     bool saving;     /* a checkpoint is being written */
     bool save_again; /* asked for while one was written */
     bool save_called;
@@ -122,10 +122,13 @@ struct run {
     uint64_t tokens_before;
     uint64_t data_bytes;
     double val_loss, val_loss_start; /* NaN: not measured */
+    double val_accuracy;             /* NaN: not measured, or the model does not count it */
     uint64_t merges_before, skipped_before;
     uint64_t rate_tokens, rate_ns;
     double tokens_s;
-    uint64_t member_put_ns; /* when the MEMBER register was last written */
+    uint64_t member_put_ns;      /* when the MEMBER register was last written */
+    struct gossip_member member; /* as it was written */
+    uint64_t member_steps;
     uint64_t progress_put_ns;
     uint64_t repair_next_ns;
 };
@@ -133,9 +136,10 @@ struct run {
 /* Makes a new run with this genesis config and starts training.  *out is owned by the node.  Errors fill why.
  */
 MUST_USE int run_create(struct node *node, const char *name, const struct run_config *config,
-                        const char *data, bool isolated, struct run **out, char why[NODE_ERROR_SIZE]);
+                        const char *data, const struct run_own *own, struct run **out,
+                        char why[NODE_ERROR_SIZE]);
 /* Joins a run by id: finds its chain first.  ERR_EXISTS: is a member already. */
-MUST_USE int run_join(struct node *node, const struct id *id, const char *data, bool isolated,
+MUST_USE int run_join(struct node *node, const struct id *id, const char *data, const struct run_own *own,
                       struct run **out, char why[NODE_ERROR_SIZE]);
 /* Takes up a run found on disk at start. */
 MUST_USE int run_resume_stored(struct node *node, const struct id *id, struct bytes settings,

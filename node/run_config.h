@@ -10,18 +10,26 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "node/run_model.h"
 
-enum { RUN_CONFIG_BYTES_MAX = 512, RUN_CONFIG_VERSION = 1, RUN_SEED_BYTES = 32 };
+enum {
+    RUN_CONFIG_BYTES_MAX = 512,
+    RUN_CONFIG_VERSION = 2,
+    RUN_SEED_BYTES = 32,
+    RUN_CODEC_AUTO = 255, /* whatever the line and the partner's distance suggest */
+};
 
 struct run_config {
-    uint32_t width, layers, heads, context; /* model, train/model.h */
-    uint32_t batch;                         /* sequences in one inner step */
-    uint32_t round_ms;                      /* length of a round */
+    uint32_t width, layers, heads, context; /* of a transformer, train/model.h; an MLP: 0 */
+    struct run_model model;                 /* which kind, and an MLP's shape */
+    uint32_t batch;                         /* examples in one inner step */
+    uint32_t round_ms;                      /* from one exchange to the next */
+    uint32_t fragments;                     /* of the model; each round exchanges one of them */
     uint32_t rounds;                        /* rounds planned: the learning rate's schedule ends there */
-    uint32_t codec;                         /* enum gossip_codec of the weights on the wire */
-    double lr;                              /* peak learning rate of the inner optimizer */
-    double alpha, beta, gamma;              /* outer step, gossip/merge.h */
-    uint8_t seed[RUN_SEED_BYTES];           /* of the initial weights */
+    uint32_t codec;               /* enum gossip_codec of the weights on the wire, or RUN_CODEC_AUTO */
+    double lr;                    /* peak learning rate of the inner optimizer */
+    double alpha, beta, gamma;    /* outer step, gossip/merge.h */
+    uint8_t seed[RUN_SEED_BYTES]; /* of the initial weights */
 };
 
 /* Values that work for a small model on English text; the seed is zero and must be drawn by the caller. */

@@ -1,12 +1,22 @@
-/* What the files of a run share: run.c (joining, leaving, settings), run_round.c (rounds), run_state.c
- * (weights from disk and peers, checkpoints), run_view.c (registers in and out, answers for people). */
+/* What the files of a run share: run.c (joining, leaving, settings), run_round.c (the round clock),
+ * run_turn.c (one fragment's round), run_state.c (weights from disk and peers, checkpoints), run_view.c
+ * (registers in and out, answers for people). */
 #ifndef DUNLIN_NODE_RUN_INTERNAL_H
 #define DUNLIN_NODE_RUN_INTERNAL_H
 
 #include "node/internal.h"
 
 /* Tags of trainer commands: what their answer is for. */
-enum run_tag { TAG_ROUND = 1, TAG_START, TAG_FETCHED, TAG_SAVE, TAG_EVALUATE, TAG_FINAL, TAG_CALL };
+enum run_tag {
+    TAG_ROUND = 1,
+    TAG_ROUND_ODD,
+    TAG_START,
+    TAG_FETCHED,
+    TAG_SAVE,
+    TAG_EVALUATE,
+    TAG_FINAL,
+    TAG_CALL
+};
 
 /* Who shares the run: what the registers say.  Every answer is about other members, except where self is
  * named. */
@@ -29,8 +39,8 @@ void run_sync_all(struct run *run);
 /* run_round.c */
 void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round);
 void run_round_tick(struct run *run, uint64_t now_ns);
-void run_snapshot_ready(struct run *run);
-void run_applied(struct run *run);
+/* A turn has ended. */
+void run_round_applied(struct run *run);
 void run_finish(struct run *run);
 
 /* run_state.c */

@@ -9,7 +9,7 @@
 #include "node/run_internal.h"
 
 enum {
-    META_BYTES = 512,
+    META_BYTES = 2048,
     SAVE_INTERVAL_S = 10,
     SAVE_SHARE = 20,
     FETCH_RETRY_S = 3,
@@ -26,7 +26,7 @@ struct disk_job {
     float *phi, *delta; /* copies of ours when saving; ours when loading */
     uint8_t *optimizer;
     size_t optimizer_len;
-    struct gossip_history history; /* saving: as it belongs to phi and delta */
+    struct gossip_history histories[GOSSIP_FRAGMENTS_MAX]; /* saving: as they belong to phi and delta */
     uint8_t meta[META_BYTES];
     size_t meta_len;
     uint64_t took_ns;
@@ -35,8 +35,25 @@ struct disk_job {
 };
 
 /* What a checkpoint remembers beside the weights: {1: tokens, 2: merges, 3: skipped, 4: joined round, 5:
- * history, 6: validation loss at the start}. */
-static size_t encode_meta(const struct run *run, const struct gossip_history *history,
+ * history (when there was one fragment only), 6: validation loss at the start, 7: history of each fragment}.
+ */
+static void encode_history(struct pack_writer *w, const struct gossip_history *history)
+{
+    pack_array(w, history->count);
+    for (uint32_t i = 0; i < history->count; i++)
+        pack_float(w, history->distance[i]);
+}
+
+static void decode_history(struct pack_reader *r, struct gossip_history *history)
+{
+    for (size_t count = pack_read_array(r, GOSSIP_HISTORY); count > 0; count--) {
+        double distance = pack_read_float(r);
+        if (!r->failed && distance >= 0 && distance < 1e300)
+            gossip_history_push(history, distance);
+    }
+}
+
+static size_t encode_meta(const struct run *run, const struct gossip_history histories[],
                           uint8_t out[META_BYTES])
 {
     struct pack_writer w = pack_writer_of(out, META_BYTES);
@@ -49,19 +66,20 @@ static size_t encode_meta(const struct run *run, const struct gossip_history *hi
     pack_key_uint(&w, 2, run->merges_before + counters->merges - counters->refused);
     pack_key_uint(&w, 3, run->skipped_before + solo + counters->refused);
     pack_key_uint(&w, 4, run->joined_round);
-    pack_uint(&w, 5);
-    pack_array(&w, history->count);
-    for (uint32_t i = 0; i < history->count; i++)
-        pack_float(&w, history->distance[i]);
     pack_key_float(&w, 6, run->val_loss_start);
+    pack_uint(&w, 7);
+    pack_array(&w, run->shape.fragment_count);
+    for (size_t i = 0; i < run->shape.fragment_count; i++)
+        encode_history(&w, &histories[i]);
     return pack_writer_len(&w);
 }
 
 static void decode_meta(struct run *run, struct bytes in)
 {
-    struct pack_token tokens[64];
-    struct pack_reader r = pack_parse(in, tokens, 64);
+    struct pack_token tokens[32 + GOSSIP_FRAGMENTS_MAX * (1 + GOSSIP_HISTORY)];
+    struct pack_reader r = pack_parse(in, tokens, sizeof tokens / sizeof tokens[0]);
     uint32_t seen = 0;
+    size_t count;
     for (size_t left = pack_read_map(&r, 16); left > 0; left--) {
         switch (pack_read_key(&r, &seen)) {
         case 1:
@@ -77,14 +95,15 @@ static void decode_meta(struct run *run, struct bytes in)
             run->joined_round = pack_read_uint(&r, UINT64_MAX);
             break;
         case 5:
-            for (size_t count = pack_read_array(&r, GOSSIP_HISTORY); count > 0; count--) {
-                double distance = pack_read_float(&r);
-                if (!r.failed && distance >= 0 && distance < 1e300)
-                    gossip_history_push(&run->history, distance);
-            }
+            decode_history(&r, &run->histories[0]);
             break;
         case 6:
             run->val_loss_start = pack_read_float(&r);
+            break;
+        case 7:
+            count = pack_read_array(&r, GOSSIP_FRAGMENTS_MAX);
+            for (size_t i = 0; i < count; i++)
+                decode_history(&r, &run->histories[i]);
             break;
         default:
             pack_skip(&r);
@@ -137,7 +156,7 @@ static void checkpoint_was_read(void *user, struct worker_job *base)
     struct disk_job *job = (struct disk_job *)(void *)base;
     struct run *run = job->run;
     struct node *node = user;
-    run->job_busy = false;
+    run->jobs--;
     if (job->why.text[0] != '\0' && job->result != ERR_NOT_FOUND)
         node_info(node, TRACE_LEVEL_WARN, "run %s: %s", run->name, job->why.text);
     if (run->stage == RUN_LOADING && job->result == ERR_OK) {
@@ -187,9 +206,9 @@ void run_load_checkpoint(struct run *run)
     }
     job->phi = run->phi;
     job->delta = run->delta;
-    run->job_busy = true;
+    run->jobs++;
     if (worker_submit(&run->node->disk_worker, &job->job) < 0) {
-        run->job_busy = false;
+        run->jobs--;
         free(job);
         run_fail(run, "the disk worker does not answer");
     }
@@ -201,7 +220,7 @@ static void copy_weights(struct worker_job *base)
     size_t bytes = (size_t)job->info.param_count * sizeof(float);
     memcpy(job->phi, job->run->phi, bytes);
     memcpy(job->delta, job->run->delta, bytes);
-    job->history = job->run->history; /* this thread's, like the arrays */
+    memcpy(job->histories, job->run->histories, sizeof job->histories); /* this thread's, like the arrays */
 }
 
 static void write_checkpoint(struct worker_job *base)
@@ -269,7 +288,7 @@ static void weights_were_copied(void *user, struct worker_job *base)
     struct node *node = user;
     job->job.run = write_checkpoint;
     job->job.done = checkpoint_was_written;
-    job->meta_len = encode_meta(job->run, &job->history, job->meta);
+    job->meta_len = encode_meta(job->run, job->histories, job->meta);
     if (worker_submit(&node->disk_worker, &job->job) < 0) {
         run_save_failed(job->run, ERR_BUSY);
         free_disk_job(job, true);
@@ -297,9 +316,7 @@ void run_exported(struct run *run, uint8_t *bytes, size_t len)
     job->optimizer_len = bytes == NULL ? 0 : len;
     job->phi = malloc(size);
     job->delta = malloc(size);
-    /* In the middle of a round phi still is what the round before left. */
-    bool merging = run->stage >= RUN_SNAPSHOT && run->stage <= RUN_MERGING;
-    job->info.round = merging && run->round > 0 ? run->round - 1 : run->round;
+    job->info.round = run_turns_settled(run);
     job->info.step = run_steps(run);
     if (job->phi == NULL || job->delta == NULL || worker_submit(&run->node->merge_worker, &job->job) < 0) {
         node_info(run->node, TRACE_LEVEL_ERROR, "run %s: no memory for a checkpoint", run->name);
@@ -383,7 +400,8 @@ static void take_state(struct worker_job *base)
         return;
     memcpy(run->phi, run->theta, run->layout.arena_floats * sizeof(float));
     memset(run->delta, 0, run->layout.arena_floats * sizeof(float));
-    memset(&run->history, 0, sizeof run->history);
+    memset(run->histories, 0, sizeof run->histories);
+    memset(run->distances, 0, run->distance_count * sizeof *run->distances);
 }
 
 static void state_was_taken(void *user, struct worker_job *base)
@@ -391,11 +409,12 @@ static void state_was_taken(void *user, struct worker_job *base)
     struct state_job *job = (struct state_job *)(void *)base;
     struct run *run = job->run;
     uint64_t now_ns = node_now_ns();
-    run->job_busy = false;
+    run->jobs--;
     if (run->stage == RUN_FETCHING && job->result < 0) {
         fetch_again(run, now_ns);
     } else if (run->stage == RUN_FETCHING && !run->leaving) {
         run->round = job->round;
+        gossip_nearness_forget(&run->nearness, NULL);
         if (run->joined_round != 0 || run_steps(run) == 0)
             run->joined_round = job->round;
         if (train_thread_load(run->trainer, TAG_FETCHED, run->theta, NULL, 0) < 0)
@@ -439,9 +458,9 @@ void run_fetched(struct run *run, uint64_t now_ns, const struct gossip_event *ev
     }
     job->round = event->round;
     job->blob = event->blob;
-    run->job_busy = true;
+    run->jobs++;
     if (worker_submit(&run->node->merge_worker, &job->job) < 0) {
-        run->job_busy = false;
+        run->jobs--;
         free(job);
         fetch_again(run, now_ns);
     }

@@ -77,7 +77,10 @@ static size_t fold(const struct run *run, struct gossip_member_state states[], s
         states[count] = (struct gossip_member_state){.id = view.record.key.author,
                                                      .joined_round = member.joined_round,
                                                      .progress_round = member.joined_round,
-                                                     .expires_ms = view.record.expires_ms};
+                                                     .expires_ms = view.record.expires_ms,
+                                                     .speed = member.speed,
+                                                     .speed_before = member.speed_before,
+                                                     .speed_round = member.speed_round};
         if (progress_of(run, &view.record.key.author, &progress))
             states[count].progress_round = progress.round;
         count++;
@@ -167,13 +170,31 @@ static void put(struct run *run, uint16_t slot, const uint8_t *value, int len, u
                   err_text(result));
 }
 
+/* How fast this node is, as far as it is known: steps of its trainer, bytes of its exchanges. */
+static void measure_speed(struct run *run, struct gossip_member *member, uint64_t now_ns)
+{
+    const struct gossip_counters *counters = run->gossip == NULL ? NULL : gossip_counters(run->gossip);
+    uint64_t steps = run_steps(run);
+    double seconds = (double)(now_ns - run->member_put_ns) / 1e9;
+    if (counters != NULL && counters->swap_ns > 0 && run->member_put_ns != 0 && seconds > 1) {
+        double bytes = (double)(counters->bytes_sent + counters->bytes_received);
+        (void)gossip_member_measure(member, run->round, bytes * 1e9 / (double)counters->swap_ns,
+                                    (double)(steps - run->member_steps) / seconds);
+    }
+    run->member_steps = steps;
+}
+
 void run_put_member(struct run *run, uint64_t now_ns)
 {
     uint8_t value[GOSSIP_MEMBER_VALUE_MAX];
-    struct gossip_member member = {.joined_round = run->joined_round};
+    struct gossip_member member = {.joined_round = run->joined_round,
+                                   .codecs = (1u << GOSSIP_CODEC_COUNT) - 1,
+                                   .speed = run->member.speed,
+                                   .speed_before = run->member.speed_before,
+                                   .speed_round = run->member.speed_round};
     struct node *node = run->node;
-    for (unsigned codec = 0; codec < GOSSIP_CODEC_COUNT; codec++)
-        member.codecs |= 1u << codec;
+    measure_speed(run, &member, now_ns);
+    run->member = member;
     for (size_t i = 0; i < node->own_addr_count && i < GOSSIP_MEMBER_ADDRS_MAX; i++)
         member.addrs[member.addr_count++] = node->own_addrs[i];
     run->member_put_ns = now_ns;
@@ -219,6 +240,8 @@ static void reply_solo(struct reply *r, const struct gossip_counters *counters)
         [GOSSIP_SOLO_SUPERSEDED] = "superseded",
         [GOSSIP_SOLO_NO_BUFFER] = "no-buffer",
         [GOSSIP_SOLO_PAUSED] = "paused",
+        [GOSSIP_SOLO_FAR] = "far",
+        [GOSSIP_SOLO_HERE] = "here",
     };
     reply_map(r, "skipped_by");
     for (size_t reason = 1; counters != NULL && reason < GOSSIP_SOLO_COUNT; reason++) {
@@ -258,16 +281,19 @@ void run_reply(struct run *run, struct reply *r)
         reply_nil(r, "error");
     reply_uint(r, "round", run->round);
     reply_uint(r, "rounds_total", run->config.rounds);
-    if (id_is_zero(&run->partner))
+    const struct run_turn *turn = &run->turns[run->round % GOSSIP_LANES];
+    if (id_is_zero(&turn->partner))
         reply_nil(r, "partner");
     else
-        reply_id(r, "partner", &run->partner);
+        reply_id(r, "partner", &turn->partner);
     reply_uint(r, "members", swarm.members);
     reply_uint(r, "tokens", run_tokens(run));
     reply_float(r, "tokens_s", run->tokens_s);
     reply_loss(r, "train_loss", train_loss(run));
     reply_loss(r, "val_loss", run->val_loss);
     reply_loss(r, "val_loss_start", run->val_loss_start);
+    if (run->config.model.kind == TRAIN_MLP)
+        reply_loss(r, "val_accuracy", run->val_accuracy);
     reply_uint(r, "merges", merges(run));
     reply_uint(r, "skipped", skipped(run));
     reply_solo(r, counters);
@@ -281,6 +307,8 @@ void run_reply(struct run *run, struct reply *r)
     reply_uint(r, "data_bytes", run->data_bytes);
     reply_str(r, "data", run->data);
     reply_bool(r, "isolated", run->isolated);
+    if (run->own_init)
+        reply_uint(r, "init_seed", run->init_seed);
 }
 
 void run_view_tick(struct run *run, uint64_t now_ns)
@@ -324,14 +352,28 @@ void run_reply_config(struct run *run, struct reply *r)
 {
     const struct run_config *c = &run->config;
     reply_map(r, "config");
-    reply_uint(r, "width", c->width);
-    reply_uint(r, "layers", c->layers);
-    reply_uint(r, "heads", c->heads);
-    reply_uint(r, "context", c->context);
+    reply_str(r, "model", train_model_kind_name(c->model.kind));
+    if (c->model.kind == TRAIN_MLP) {
+        struct train_model_config model = run_model_config(c);
+        char shape[TRAIN_SHAPE_SIZE];
+        train_model_shape(&model, shape, sizeof shape);
+        for (char *at = shape; *at != '\0'; at++)
+            *at = *at == '-' ? ',' : *at;
+        reply_str(r, "sizes", shape);
+        reply_float(r, "input_max", c->model.input_max);
+        reply_str(r, "label", c->model.label);
+    } else {
+        reply_uint(r, "width", c->width);
+        reply_uint(r, "layers", c->layers);
+        reply_uint(r, "heads", c->heads);
+        reply_uint(r, "context", c->context);
+    }
     reply_uint(r, "batch", c->batch);
     reply_uint(r, "round_ms", c->round_ms);
     reply_uint(r, "rounds", c->rounds);
-    reply_str(r, "codec", gossip_codec_name((enum gossip_codec)c->codec));
+    reply_str(r, "codec",
+              c->codec == RUN_CODEC_AUTO ? "auto" : gossip_codec_name((enum gossip_codec)c->codec));
+    reply_uint(r, "fragments", c->fragments);
     reply_float(r, "lr", c->lr);
     reply_float(r, "alpha", c->alpha);
     reply_float(r, "beta", c->beta);

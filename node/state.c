@@ -53,7 +53,8 @@ struct loading {
     size_t refused;
 };
 
-/* Own settings of a run: {1: data, 2: isolated, 3: joined_round, 4: paused}. */
+/* Own settings of a run: {1: data, 2: isolated, 3: joined_round, 4: paused, 5: init_seed, only with
+ * own_init}. */
 enum { SETTINGS_BYTES = NODE_PATH_SIZE + 64 };
 
 static bool load_run(void *user, struct bytes key, struct bytes value)
@@ -436,11 +437,13 @@ void state_store_run(struct node *node, const struct run *run)
     uint8_t key[CRDT_STORE_PREFIX_BYTES];
     uint8_t value[SETTINGS_BYTES];
     struct pack_writer w = pack_writer_of(value, sizeof value);
-    pack_map(&w, 4);
+    pack_map(&w, run->own_init ? 5 : 4);
     pack_key_str(&w, 1, run->data);
     pack_key_bool(&w, 2, run->isolated);
     pack_key_uint(&w, 3, run->joined_round);
     pack_key_bool(&w, 4, run->paused);
+    if (run->own_init)
+        pack_key_uint(&w, 5, run->init_seed);
     crdt_store_prefix('s', &run->id, key);
     if (store_put(node->store, STORE_DURABLE, bytes_of(key, sizeof key), bytes_of(value, pack_writer_len(&w)),
                   NULL) < 0)

@@ -10,15 +10,15 @@
 #include <unistd.h>
 
 #include "net/uv/channel.h"
-#include "train/trainer.h"
 
 enum { NOT_FINITE_MAX = 20, TRAINING_NICE = 5 };
 
-enum command_kind { SNAPSHOT, APPLY, LOAD, EXPORT, EVALUATE };
+enum command_kind { SNAPSHOT, SNAPSHOT_SPAN, APPLY_SPAN, LOAD, EXPORT, EVALUATE };
 
 struct command {
     enum command_kind kind;
     uint64_t tag;
+    struct train_thread_span span; /* of the two that say so */
     float *array;
     uint8_t *bytes;
     size_t len;
@@ -37,9 +37,7 @@ struct train_thread {
     size_t unanswered; /* commands; loop thread only */
 
     /* The thread's own. */
-    struct trainer_options options;
-    struct train_data *data;
-    struct trainer trainer;
+    struct run_trainer own;
     uint64_t next_step_ns; /* keeps to the share of the processor */
     unsigned not_finite;
     double loss;
@@ -74,24 +72,10 @@ static unsigned thread_count(unsigned wanted)
     return cores < 1 ? 1 : cores > NODE_THREADS_MAX ? NODE_THREADS_MAX : (unsigned)cores;
 }
 
-static struct trainer_options options_of(const struct run_config *run, unsigned threads)
-{
-    struct trainer_options options = trainer_options_default();
-    options.model = (struct train_model_config){
-        .width = run->width, .layers = run->layers, .heads = run->heads, .context = run->context};
-    options.adamw.rate = (float)run->lr;
-    options.batch = run->batch;
-    options.threads = thread_count(threads);
-    if (options.threads > options.batch)
-        options.threads = options.batch;
-    memcpy(options.seed, run->seed, RUN_SEED_BYTES);
-    return options;
-}
-
 size_t train_thread_memory_bytes(const struct run_config *run, unsigned threads)
 {
     char why[TRAIN_WHY_SIZE];
-    struct trainer_options options = options_of(run, threads);
+    struct trainer_options options = run_trainer_options(run, thread_count(threads));
     if (trainer_options_check(&options, why, sizeof why) < 0)
         return 0;
     return trainer_bytes(&options);
@@ -113,9 +97,9 @@ static void answer(struct train_thread *t, const struct command *command, enum t
 static void export_state(struct train_thread *t, const struct command *command)
 {
     struct train_thread_event event = {.kind = TRAIN_THREAD_EXPORTED, .tag = command->tag};
-    size_t cap = trainer_state_bytes(&t->trainer);
+    size_t cap = trainer_state_bytes(&t->own.trainer);
     event.bytes = malloc(cap);
-    int len = event.bytes == NULL ? ERR_NO_MEMORY : trainer_state_export(&t->trainer, event.bytes, cap);
+    int len = event.bytes == NULL ? ERR_NO_MEMORY : trainer_state_export(&t->own.trainer, event.bytes, cap);
     if (len < 0) {
         free(event.bytes); /* the checkpoint is written without it */
         event.bytes = NULL;
@@ -129,21 +113,23 @@ static void load(struct train_thread *t, const struct command *command)
 {
     struct train_thread_event event = {
         .kind = TRAIN_THREAD_LOADED, .tag = command->tag, .array = command->array, .bytes = command->bytes};
-    int result = trainer_set_params(&t->trainer, command->array);
+    int result = trainer_set_params(&t->own.trainer, command->array);
     if (result < 0)
         (void)snprintf(event.text, sizeof event.text, "weights refused: %s", err_text(result));
     else if (command->bytes == NULL ||
-             trainer_state_import(&t->trainer, bytes_of(command->bytes, command->len)) < 0)
-        trainer_reset_moments(&t->trainer);
+             trainer_state_import(&t->own.trainer, bytes_of(command->bytes, command->len)) < 0)
+        trainer_reset_moments(&t->own.trainer);
     emit(t, &event);
 }
 
 static void evaluate(struct train_thread *t, const struct command *command)
 {
     struct train_thread_event event = {.kind = TRAIN_THREAD_EVALUATED, .tag = command->tag};
-    int result = trainer_evaluate(&t->trainer, NULL, &event.loss);
-    if (result < 0)
-        event.loss = (double)NAN;
+    struct trainer_score score = {.loss = (double)NAN, .accuracy = (double)NAN};
+    int result = trainer_score(&t->own.trainer, NULL, &score);
+    (void)result; /* ERR_NOT_FINITE: NaN it is */
+    event.loss = score.loss;
+    event.accuracy = score.accuracy;
     emit(t, &event);
 }
 
@@ -152,11 +138,17 @@ static void serve(struct train_thread *t, const struct command *command)
     int result;
     switch (command->kind) {
     case SNAPSHOT:
-        trainer_snapshot(&t->trainer, command->array);
+        trainer_snapshot(&t->own.trainer, command->array);
         answer(t, command, TRAIN_THREAD_SNAPSHOT);
         break;
-    case APPLY:
-        result = trainer_apply(&t->trainer, command->array, 1);
+    case SNAPSHOT_SPAN:
+        trainer_snapshot_span(&t->own.trainer, command->span.first_tensor, command->span.tensor_count,
+                              command->array);
+        answer(t, command, TRAIN_THREAD_SNAPSHOT);
+        break;
+    case APPLY_SPAN:
+        result = trainer_apply_span(&t->own.trainer, command->span.first_tensor, command->span.tensor_count,
+                                    command->array, 1);
         if (result < 0)
             t->not_finite++; /* the merge is dropped; a state that stays broken ends the thread below */
         answer(t, command, TRAIN_THREAD_APPLIED);
@@ -197,8 +189,8 @@ static bool step(struct train_thread *t)
     struct trainer_report report;
     uint64_t began_ns = clock_ns(CLOCK_MONOTONIC);
     uint64_t cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-    float rate = train_lr(&t->options.adamw, double_of(atomic_load(&t->progress_bits)));
-    int result = trainer_step(&t->trainer, rate, &report);
+    float rate = train_lr(&t->own.options.adamw, double_of(atomic_load(&t->progress_bits)));
+    int result = trainer_step(&t->own.trainer, rate, &report);
     cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
     charge(t, began_ns, cpu_ns);
     if (result == ERR_OK) {
@@ -207,28 +199,6 @@ static bool step(struct train_thread *t)
         return true;
     }
     return ++t->not_finite < NOT_FINITE_MAX;
-}
-
-static int open_trainer(struct train_thread *t, char why[TRAIN_WHY_SIZE])
-{
-    struct allocator heap = allocator_system();
-    struct train_data_config data = {
-        .path = t->config.data, .context = t->config.run.context, .node = t->config.node};
-    t->options = options_of(&t->config.run, t->config.threads);
-    int result = trainer_options_check(&t->options, why, TRAIN_WHY_SIZE);
-    if (result < 0)
-        return result;
-    result = train_data_open(&data, &heap, &t->data, why, TRAIN_WHY_SIZE);
-    if (result < 0)
-        return result;
-    result = trainer_create_builtin(&t->options, t->data, &heap, &t->trainer);
-    if (result < 0) {
-        train_data_close(t->data);
-        (void)snprintf(why, TRAIN_WHY_SIZE,
-                       "training needs %zu bytes of memory: %s; choose a smaller model or batch",
-                       trainer_bytes(&t->options), err_text(result));
-    }
-    return result;
 }
 
 static void emit_failure(struct train_thread *t, const char *why)
@@ -280,11 +250,10 @@ static void work(struct train_thread *t)
 /* After a failure or at the end: whoever lent something gets it back, whoever waits gets an answer. */
 static void refuse_rest(struct train_thread *t)
 {
-    static const enum train_thread_event_kind answers[] = {[SNAPSHOT] = TRAIN_THREAD_SNAPSHOT,
-                                                           [APPLY] = TRAIN_THREAD_APPLIED,
-                                                           [LOAD] = TRAIN_THREAD_LOADED,
-                                                           [EXPORT] = TRAIN_THREAD_EXPORTED,
-                                                           [EVALUATE] = TRAIN_THREAD_EVALUATED};
+    static const enum train_thread_event_kind answers[] = {
+        [SNAPSHOT] = TRAIN_THREAD_SNAPSHOT,  [SNAPSHOT_SPAN] = TRAIN_THREAD_SNAPSHOT,
+        [APPLY_SPAN] = TRAIN_THREAD_APPLIED, [LOAD] = TRAIN_THREAD_LOADED,
+        [EXPORT] = TRAIN_THREAD_EXPORTED,    [EVALUATE] = TRAIN_THREAD_EVALUATED};
     struct command command;
     while (net_uv_inbox_pop(t->inbox, &command, UINT64_MAX) == ERR_OK) {
         struct train_thread_event event = {.kind = answers[command.kind],
@@ -292,6 +261,7 @@ static void refuse_rest(struct train_thread *t)
                                            .array = command.array,
                                            .bytes = command.bytes,
                                            .loss = (double)NAN,
+                                           .accuracy = (double)NAN,
                                            .refused = true};
         (void)snprintf(event.text, sizeof event.text, "the trainer has ended");
         emit(t, &event);
@@ -305,18 +275,15 @@ static void *thread_main(void *arg)
     /* Its threads inherit this: training yields to the loop, whose answers partners wait for, and to whatever
      * else the machine's owner is doing.  Where it is refused, training merely does not yield. */
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), TRAINING_NICE);
-    int result = open_trainer(t, why);
+    int result = run_trainer_open(&t->own, &t->config.run, t->config.data, &t->config.node,
+                                  thread_count(t->config.threads), why);
     if (result < 0) {
         emit_failure(t, why[0] != '\0' ? why : err_text(result));
     } else {
-        struct train_data_info info;
-        struct train_thread_event ready = {.kind = TRAIN_THREAD_READY};
-        train_data_info(t->data, &info);
-        ready.data_bytes = info.bytes;
+        struct train_thread_event ready = {.kind = TRAIN_THREAD_READY, .data_bytes = t->own.data_bytes};
         emit(t, &ready);
         work(t);
-        trainer_destroy(&t->trainer);
-        train_data_close(t->data);
+        run_trainer_close(&t->own);
     }
     refuse_rest(t);
     struct train_thread_event ended = {.kind = TRAIN_THREAD_ENDED};
@@ -393,9 +360,15 @@ int train_thread_snapshot(struct train_thread *t, uint64_t tag, float *array)
     return post(t, &(struct command){.kind = SNAPSHOT, .tag = tag, .array = array});
 }
 
-int train_thread_apply(struct train_thread *t, uint64_t tag, float *diff)
+int train_thread_snapshot_span(struct train_thread *t, uint64_t tag, struct train_thread_span span,
+                               float *array)
 {
-    return post(t, &(struct command){.kind = APPLY, .tag = tag, .array = diff});
+    return post(t, &(struct command){.kind = SNAPSHOT_SPAN, .tag = tag, .span = span, .array = array});
+}
+
+int train_thread_apply_span(struct train_thread *t, uint64_t tag, struct train_thread_span span, float *diff)
+{
+    return post(t, &(struct command){.kind = APPLY_SPAN, .tag = tag, .span = span, .array = diff});
 }
 
 int train_thread_load(struct train_thread *t, uint64_t tag, float *params, uint8_t *bytes, size_t len)

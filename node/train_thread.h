@@ -21,11 +21,11 @@ enum { TRAIN_THREAD_COMMANDS_MAX = 32 }; /* posted and not yet answered */
 enum train_thread_event_kind {
     TRAIN_THREAD_READY,     /* data and memory are there; answers train_thread_start */
     TRAIN_THREAD_FAILED,    /* text says why; from now on every command is refused */
-    TRAIN_THREAD_SNAPSHOT,  /* array was filled with the weights at a step boundary */
+    TRAIN_THREAD_SNAPSHOT,  /* array was filled with the weights, or a span, at a step boundary */
     TRAIN_THREAD_APPLIED,   /* the difference in array was added */
     TRAIN_THREAD_LOADED,    /* weights (and optimizer state) were replaced */
     TRAIN_THREAD_EXPORTED,  /* bytes, owned by the receiver (free), hold the optimizer's state */
-    TRAIN_THREAD_EVALUATED, /* loss of the present weights on the validation windows */
+    TRAIN_THREAD_EVALUATED, /* loss and accuracy of the present weights on the validation part */
     TRAIN_THREAD_ENDED,     /* answers train_thread_end: train_thread_stop does not block any more */
 };
 
@@ -35,20 +35,26 @@ struct train_thread_event {
     float *array;
     uint8_t *bytes;
     size_t len;
-    double loss;
-    bool refused;        /* nothing was done: the thread has failed or is ending */
-    uint64_t data_bytes; /* READY: text of the training part */
+    double loss, accuracy; /* accuracy: NaN where the model does not count it */
+    bool refused;          /* nothing was done: the thread has failed or is ending */
+    uint64_t data_bytes;   /* READY: data that was read */
     char text[NODE_ERROR_SIZE];
 };
 
 struct train_thread_config {
     struct run_config run;
-    char data[NODE_PATH_SIZE]; /* file or directory of text */
+    char data[NODE_PATH_SIZE]; /* file or directory of what the model learns from */
     struct id node;            /* decides where in the text this node starts */
     unsigned threads;          /* 0: one for each core */
     unsigned cpu_pct;
     void (*on_event)(void *user, const struct train_thread_event *event); /* on the loop's thread */
     void *user;
+};
+
+/* Adjacent tensors. */
+struct train_thread_span {
+    size_t first_tensor;
+    size_t tensor_count; /* at least 1 */
 };
 
 /* What anybody may read at any time. */
@@ -78,8 +84,12 @@ void train_thread_stop(struct train_thread *thread);
  * much; ERR_CLOSED after train_thread_end.  Nothing was lent then. */
 /* Copies the weights into array [arena_floats]. */
 MUST_USE int train_thread_snapshot(struct train_thread *thread, uint64_t tag, float *array);
-/* Adds diff [arena_floats] to the weights. */
-MUST_USE int train_thread_apply(struct train_thread *thread, uint64_t tag, float *diff);
+/* Those of a span of tensors only; array begins with the span's first value. */
+MUST_USE int train_thread_snapshot_span(struct train_thread *thread, uint64_t tag,
+                                        struct train_thread_span span, float *array);
+/* Adds diff, which begins with the span's first value, to the span's weights. */
+MUST_USE int train_thread_apply_span(struct train_thread *thread, uint64_t tag, struct train_thread_span span,
+                                     float *diff);
 /* Replaces the weights, and the optimizer's state when bytes are given (else its moments start afresh). */
 MUST_USE int train_thread_load(struct train_thread *thread, uint64_t tag, float *params, uint8_t *bytes,
                                size_t len);

@@ -65,8 +65,7 @@ static int grow(struct train_texts *texts)
     return 0;
 }
 
-/* Reads at most cap bytes; a file that shrank meanwhile gives fewer.  ERR_IO when reading fails. */
-static int read_whole(int file, uint8_t *to, size_t cap, size_t *len)
+int train_file_read(int file, uint8_t *to, size_t cap, size_t *len)
 {
     *len = 0;
     while (*len < cap) {
@@ -116,7 +115,7 @@ static int keep_open_file(struct train_texts *texts, int file, const char *path,
         return result;
     }
     struct train_text *text = &texts->list[texts->count];
-    bool readable = read_whole(file, bytes, size, &text->len) == 0;
+    bool readable = train_file_read(file, bytes, size, &text->len) == 0;
     bool keep = readable && train_is_text(bytes_of(bytes, text->len));
     texts->info.files_unreadable += !readable;
     texts->info.files_binary += readable && !keep;
@@ -149,11 +148,11 @@ static int by_name(const FTSENT **a, const FTSENT **b)
     return strcmp((*a)->fts_name, (*b)->fts_name);
 }
 
-static int path_error(int error, const char *path, char *why, size_t why_size)
+int train_path_error(int error, const char *path, char *why, size_t why_size)
 {
     if (error == ENOENT || error == ENOTDIR) {
-        (void)snprintf(why, why_size,
-                       "%.300s does not exist: give the path of a text file or of a folder of them", path);
+        (void)snprintf(why, why_size, "%.300s does not exist: give the path of a file or folder that does",
+                       path);
         return ERR_NOT_FOUND;
     }
     (void)snprintf(why, why_size, "%.300s cannot be read: %s%s", path, strerror(error),
@@ -168,7 +167,7 @@ static int walk(struct train_texts *texts, const char *path, char *why, size_t w
     errno = 0;
     FTS *tree = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, by_name);
     if (tree == NULL)
-        return path_error(errno, path, why, why_size);
+        return train_path_error(errno, path, why, why_size);
     for (FTSENT *entry = fts_read(tree); entry != NULL && result == 0; entry = fts_read(tree)) {
         if (entry->fts_info == FTS_F)
             result = keep_file(texts, entry->fts_path, why, why_size);
@@ -184,10 +183,10 @@ int train_texts_read(struct train_texts *texts, const char *path, char *why, siz
     /* Only the path that a person named may be a link: it is resolved here, those inside the tree are not. */
     char *real = realpath(path, NULL);
     if (real == NULL)
-        return path_error(errno, path, why, why_size);
+        return train_path_error(errno, path, why, why_size);
     int result;
     if (access(real, R_OK) != 0)
-        result = path_error(errno, path, why, why_size);
+        result = train_path_error(errno, path, why, why_size);
     else
         result = walk(texts, real, why, why_size);
     free(real);

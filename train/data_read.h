@@ -29,4 +29,9 @@ void train_texts_release(struct train_texts *texts);
 /* True when all of text is UTF-8 (RFC 3629) without NUL bytes. */
 bool train_is_text(struct bytes text);
 
+/* Reads at most cap bytes of an open file into `to`; one that shrank meanwhile gives fewer.  ERR_IO. */
+MUST_USE int train_file_read(int file, uint8_t *to, size_t cap, size_t *len);
+/* Explains an errno about a path in `why` and returns the code for it. */
+MUST_USE int train_path_error(int error, const char *path, char *why, size_t why_size);
+
 #endif

@@ -19,6 +19,10 @@ static float half_width(const struct train_layout *layout, const struct train_te
 {
     if (tensor->kind == TRAIN_EMBEDDING)
         return sqrtf(0.75F);
+    if (layout->model.kind == TRAIN_MLP) {
+        bool last = tensor == &layout->tensors[layout->tensor_count - 2];
+        return sqrtf(6.0F / (float)(tensor->cols + (last ? tensor->rows : 0)));
+    }
     bool residual = strstr(tensor->name, ".out.") != NULL || strstr(tensor->name, ".down.") != NULL;
     size_t share = residual ? 2 * (size_t)layout->model.layers : 1;
     if (strncmp(tensor->name, "head.", 5) == 0)

@@ -103,4 +103,15 @@ void train_attention_back(size_t length, size_t width, size_t heads, const float
  * gradient times scale; with scale 0 they stay. */
 double train_loss(size_t rows, float logits[], const uint8_t targets[], float scale);
 
+/* The MLP's.  x [rows][cols] += bias [cols]; then, with relu, what is negative becomes 0 (NaN stays). */
+void train_bias(size_t rows, size_t cols, const float bias[], bool relu, float x[]);
+/* d [count] = 0 where active [count], the forward result, is not positive. */
+void train_relu_back(size_t count, const float active[], float d[]);
+/* d_bias [cols] += sum of the rows of d_out [rows][cols]. */
+void train_bias_back(size_t rows, size_t cols, const float d_out[], float d_bias[]);
+/* As train_loss, for any number of classes: logits [rows][classes].  Adds to *correct the rows whose
+ * likeliest class, of equals the first, is the target. */
+double train_loss_classes(size_t rows, size_t classes, float logits[], const uint16_t targets[], float scale,
+                          uint64_t *correct);
+
 #endif

@@ -1,14 +1,18 @@
-/* The built-in model's shape: a decoder-only transformer over bytes, and where each tensor lies in memory.
+/* The shapes of the built-in models, and where each tensor lies in memory.
  *
- * Vocabulary 256 (bytes), pre-norm LayerNorm with gain and bias, rotary positions, causal attention, an MLP
- * of 4 x width with GELU (tanh form), linear layers without biases, embedding and head not tied.  A
- * position's embedding is the sum of three: of its byte, of the byte before and of the one before that, each
- * from a table of its own.  That costs no product and spares the first layer the search for its neighbours,
- * which is most of what a small byte model learns in its first minutes: 1.65 instead of 1.91 nats per byte
- * after 850 thousand bytes of English.
+ * The transformer: decoder-only, over bytes.  Vocabulary 256 (bytes), pre-norm LayerNorm with gain and bias,
+ * rotary positions, causal attention, an MLP of 4 x width with GELU (tanh form), linear layers without
+ * biases, embedding and head not tied.  A position's embedding is the sum of three: of its byte, of the byte
+ * before and of the one before that, each from a table of its own.  That costs no product and spares the
+ * first layer the search for its neighbours, which is most of what a small byte model learns in its first
+ * minutes: 1.65 instead of 1.91 nats per byte after 850 thousand bytes of English.
  *
  * Sources: Vaswani et al. 2017; rotary positions from Su et al. 2021, arXiv:2104.09864; GELU from Hendrycks
  * and Gimpel 2016, arXiv:1606.08415.
+ *
+ * The multilayer perceptron (MLP): a classifier of rows of numbers (train/samples.h).  Linear layers with
+ * biases, ReLU between them, softmax over the last; no normalisation anywhere, so that the scale of the
+ * weights matters, which merging must not destroy.
  *
  * All parameters live in one contiguous float32 arena.  Each tensor starts on a multiple of 64 bytes; the
  * padding between tensors is zero and stays zero.  Gradients, Adam moments, snapshots and differences use the
@@ -33,15 +37,27 @@ enum {
     TRAIN_LAYER_TENSORS = 8, /* enum train_layer_tensor */
     TRAIN_OTHER_TENSORS = 4, /* embedding, final gain and bias, head */
     TRAIN_TENSORS_MAX = TRAIN_LAYERS_MAX * TRAIN_LAYER_TENSORS + TRAIN_OTHER_TENSORS,
+    TRAIN_MLP_SIZES_MAX = 16,    /* inputs, hidden layers, classes */
+    TRAIN_MLP_WIDTH_MAX = 16384, /* of inputs and hidden layers */
+    TRAIN_MLP_CLASSES_MAX = 4096,
     TRAIN_NAME_SIZE = 32,
+    TRAIN_SHAPE_SIZE = 128,
     TRAIN_ALIGN_FLOATS = 16, /* 64 bytes */
 };
 
+enum train_model_kind { TRAIN_TRANSFORMER, TRAIN_MLP, TRAIN_MODEL_KINDS };
+
+/* Fields of the other kind are 0; no padding, so that equal models are equal bytes. */
 struct train_model_config {
     uint32_t width;   /* of the residual stream; a multiple of 16 */
     uint32_t layers;  /* 1 .. TRAIN_LAYERS_MAX */
     uint32_t heads;   /* divides width into even parts of at most TRAIN_HEAD_WIDTH_MAX */
     uint32_t context; /* bytes the model sees, TRAIN_CONTEXT_MIN .. TRAIN_CONTEXT_MAX */
+
+    uint32_t kind;                       /* enum train_model_kind */
+    uint32_t size_count;                 /* MLP: 2 .. TRAIN_MLP_SIZES_MAX */
+    uint32_t sizes[TRAIN_MLP_SIZES_MAX]; /* MLP: inputs, width of each hidden layer, classes */
+    float input_max;                     /* MLP: inputs are divided by this: the data's largest magnitude */
 };
 
 /* What a tensor is, for whoever treats them differently: weight decay touches only matrices and embeddings;
@@ -78,6 +94,13 @@ struct train_layout {
 
 /* The default: about half a million parameters, chosen to learn English text in minutes on part of a core. */
 struct train_model_config train_model_config_default(void);
+/* An MLP of these sizes, input_max 1.  Requires count <= TRAIN_MLP_SIZES_MAX (asserted). */
+struct train_model_config train_model_config_mlp(size_t count, const uint32_t sizes[]);
+/* What a person may call the kind: "transformer", "mlp"; "unknown" for another number. */
+const char *train_model_kind_name(uint32_t kind);
+/* The shape in words, for example "width 128, 2 layers, 4 heads, context 128" or "64-64-32-10": at most
+ * TRAIN_SHAPE_SIZE bytes with the terminating zero. */
+void train_model_shape(const struct train_model_config *model, char *out, size_t out_size);
 
 /* ERR_INVALID: `why` (why_size bytes, always terminated) names the setting, its value and what is allowed. */
 MUST_USE int train_model_config_check(const struct train_model_config *model, char *why, size_t why_size);
@@ -85,7 +108,11 @@ MUST_USE int train_model_config_check(const struct train_model_config *model, ch
 /* Fills the table.  Requires a config that passes the check (asserted). */
 void train_layout_init(struct train_layout *layout, const struct train_model_config *model);
 
-/* Index of a tensor of one layer; layer < layers (asserted). */
+/* An MLP's tensors: index of the weight [sizes[layer + 1]][sizes[layer]] of layer < size_count - 1
+ * (asserted), "layers.0.weight"; its bias is the next. */
+size_t train_layout_mlp(const struct train_layout *layout, size_t layer);
+
+/* A transformer's: index of a tensor of one layer; layer < layers (asserted). */
 size_t train_layout_layer(const struct train_layout *layout, size_t layer, enum train_layer_tensor which);
 /* Index of the others. */
 size_t train_layout_embedding(const struct train_layout *layout);

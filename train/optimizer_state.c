@@ -36,7 +36,16 @@ static void layout_hash(const struct train_layout *layout, struct id *out)
     store_le32(text + 8, model->heads);
     store_le32(text + 12, model->context);
     struct bytes part = bytes_of(text, sizeof text);
-    hash_parts("dunlin model shape", &part, 1, out);
+    if (model->kind == TRAIN_TRANSFORMER) {
+        hash_parts("dunlin model shape", &part, 1, out);
+        return;
+    }
+    uint8_t mlp[4 * (TRAIN_MLP_SIZES_MAX + 1)] = {0};
+    for (size_t i = 0; i < TRAIN_MLP_SIZES_MAX; i++)
+        store_le32(mlp + 4 * i, model->sizes[i]);
+    train_floats_store(1, &model->input_max, mlp + 4 * TRAIN_MLP_SIZES_MAX);
+    part = bytes_of(mlp, sizeof mlp);
+    hash_parts("dunlin mlp shape", &part, 1, out);
 }
 
 size_t train_state_bytes(const struct train_layout *layout)

@@ -72,3 +72,72 @@ double train_loss(size_t rows, float logits[], const uint8_t targets[], float sc
     }
     return loss;
 }
+
+TRAIN_CLONES
+static void bias_row(size_t cols, const float *restrict bias, float *restrict x)
+{
+#pragma omp simd
+    for (size_t i = 0; i < cols; i++)
+        x[i] += bias[i];
+}
+
+TRAIN_CLONES
+static void bias_relu_row(size_t cols, const float *restrict bias, float *restrict x)
+{
+#pragma omp simd
+    for (size_t i = 0; i < cols; i++) {
+        float sum = x[i] + bias[i];
+        x[i] = sum < 0 ? 0.0F : sum; /* in this form a NaN goes on, to be noticed in the loss */
+    }
+}
+
+void train_bias(size_t rows, size_t cols, const float bias[], bool relu, float x[])
+{
+    for (size_t r = 0; r < rows; r++) {
+        if (relu)
+            bias_relu_row(cols, bias, x + r * cols);
+        else
+            bias_row(cols, bias, x + r * cols);
+    }
+}
+
+TRAIN_CLONES
+void train_relu_back(size_t count, const float *restrict active, float *restrict d)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++)
+        d[i] = active[i] > 0 ? d[i] : 0.0F;
+}
+
+void train_bias_back(size_t rows, size_t cols, const float d_out[], float d_bias[])
+{
+    for (size_t r = 0; r < rows; r++)
+        train_add(cols, 1.0F, d_out + r * cols, d_bias);
+}
+
+static size_t likeliest(size_t classes, const float row[])
+{
+    size_t best = 0;
+    for (size_t c = 1; c < classes; c++)
+        if (row[c] > row[best])
+            best = c;
+    return best;
+}
+
+double train_loss_classes(size_t rows, size_t classes, float logits[], const uint16_t targets[], float scale,
+                          uint64_t *correct)
+{
+    double loss = 0;
+    for (size_t r = 0; r < rows; r++) {
+        float *row = logits + r * classes;
+        float log_sum;
+        *correct += likeliest(classes, row) == targets[r];
+        (void)softmax_row(row, classes, &log_sum);
+        loss += (double)(log_sum - row[targets[r]]);
+        if (scale > 0) {
+            gradient_row(row, classes, log_sum, scale);
+            row[targets[r]] -= scale;
+        }
+    }
+    return loss;
+}

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "train/json_scan.h"
@@ -37,9 +38,16 @@ static size_t header(const struct train_layout *layout, char *text)
     const struct train_model_config *model = &layout->model;
     struct appender a = {.text = text};
     size_t at = 0;
-    append(&a, "{\"__metadata__\":{\"format\":\"%s\",\"width\":\"%u\",\"layers\":\"%u\",\"heads\":\"%u\",",
-           FORMAT, model->width, model->layers, model->heads);
-    append(&a, "\"context\":\"%u\"}", model->context);
+    append(&a, "{\"__metadata__\":{\"format\":\"%s\",", FORMAT);
+    if (model->kind == TRAIN_MLP) {
+        append(&a, "\"model\":\"mlp\",\"input_max\":\"%.9g\",\"sizes\":\"", (double)model->input_max);
+        for (size_t i = 0; i < model->size_count; i++)
+            append(&a, "%s%u", i > 0 ? "," : "", model->sizes[i]);
+        append(&a, "\"}");
+    } else {
+        append(&a, "\"width\":\"%u\",\"layers\":\"%u\",\"heads\":\"%u\",\"context\":\"%u\"}", model->width,
+               model->layers, model->heads, model->context);
+    }
     for (size_t t = 0; t < layout->tensor_count; t++) {
         const struct train_tensor *tensor = &layout->tensors[t];
         size_t bytes = 4 * tensor->rows * tensor->cols;
@@ -169,6 +177,39 @@ static uint32_t number_of(struct bytes text)
     return train_json_done(&s) && value <= UINT32_MAX ? (uint32_t)value : 0;
 }
 
+/* "64,64,10" as the sizes of an MLP; anything else as none, which the check refuses. */
+static void read_sizes(struct bytes text, struct train_model_config *model)
+{
+    memset(model->sizes, 0, sizeof model->sizes);
+    model->size_count = 0;
+    if (text.len == 0)
+        return;
+    struct json_scan s = {.at = text.data, .end = text.data + text.len};
+    do {
+        uint64_t size = train_json_whole(&s);
+        if (model->size_count == TRAIN_MLP_SIZES_MAX || size > UINT32_MAX)
+            s.failed = true;
+        else
+            model->sizes[model->size_count++] = (uint32_t)size;
+    } while (train_json_accept(&s, ','));
+    if (train_json_done(&s))
+        return;
+    memset(model->sizes, 0, sizeof model->sizes);
+    model->size_count = 0;
+}
+
+static float float_of(struct bytes text)
+{
+    char copy[32] = "", *end;
+    if (text.len == 0 || text.len >= sizeof copy)
+        return 0;
+    memcpy(copy, text.data, text.len);
+    if (strspn(copy, "+-.0123456789eE") != text.len)
+        return 0;
+    float value = strtof(copy, &end);
+    return *end == '\0' && isfinite(value) ? value : 0;
+}
+
 static bool read_metadata(struct json_scan *s, struct train_model_config *model)
 {
     bool ours = false;
@@ -188,6 +229,12 @@ static bool read_metadata(struct json_scan *s, struct train_model_config *model)
             model->heads = number_of(value);
         if (is(key, "context"))
             model->context = number_of(value);
+        if (is(key, "model"))
+            model->kind = is(value, "mlp") ? TRAIN_MLP : TRAIN_MODEL_KINDS;
+        if (is(key, "sizes"))
+            read_sizes(value, model);
+        if (is(key, "input_max"))
+            model->input_max = float_of(value);
     } while (train_json_accept(s, ','));
     train_json_expect(s, '}');
     return ours;

@@ -14,7 +14,7 @@ void gossip_history_push(struct gossip_history *history, double distance)
         history->count++;
 }
 
-double gossip_history_radius(const struct gossip_history *history)
+double gossip_history_median(const struct gossip_history *history)
 {
     double sorted[GOSSIP_HISTORY];
     size_t count = history->count;
@@ -27,8 +27,12 @@ double gossip_history_radius(const struct gossip_history *history)
             sorted[at] = sorted[at - 1];
         sorted[at] = history->distance[i];
     }
-    double median = count % 2 == 1 ? sorted[count / 2] : 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]);
-    return GOSSIP_CLIP_FACTOR * median;
+    return count % 2 == 1 ? sorted[count / 2] : 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]);
+}
+
+double gossip_history_radius(const struct gossip_history *history)
+{
+    return GOSSIP_CLIP_FACTOR * gossip_history_median(history);
 }
 
 int gossip_gate(const struct gossip_gate_input *in, float *scale)
@@ -43,7 +47,17 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
         return ERR_REFUSED;
     /* A radius of zero follows a past of identical models (the shared start): it says nothing about
      * distances. */
+    if (in->radius > 0 && in->distance > GOSSIP_REFUSE_FACTOR / GOSSIP_CLIP_FACTOR * in->radius)
+        return ERR_REFUSED;
     bool cut = in->radius > 0 && in->distance > in->radius;
     *scale = cut ? (float)(in->radius / in->distance) : 1.0f;
     return ERR_OK;
+}
+
+int gossip_loss_gate(double own_loss, double merged_loss, double margin)
+{
+    ASSERT(margin >= 0);
+    if (!isfinite(own_loss))
+        return ERR_NOT_FINITE;
+    return merged_loss <= own_loss + margin * fabs(own_loss) ? ERR_OK : ERR_REFUSED;
 }

@@ -3,6 +3,9 @@
 
 #include <math.h>
 
+#include "gossip/merge/clones.h"
+#include "gossip/merge/stream.h"
+
 struct gossip_outer gossip_outer_default(void)
 {
     return (struct gossip_outer){.alpha = 0.5f, .beta = 0.7f, .gamma = 0.7f};
@@ -15,10 +18,7 @@ struct gossip_outer gossip_outer_plain(void)
 
 float gossip_outer_gamma_max(float alpha)
 {
-    static const float at[4] = {0.0f, 0.3f, 0.5f, 0.9f};
-    static const float limit[4] = {2.0f, 1.81f, 1.49f, 0.37f};
-    size_t i = alpha < at[1] ? 0 : alpha < at[2] ? 1 : 2;
-    return limit[i] + (limit[i + 1] - limit[i]) * (alpha - at[i]) / (at[i + 1] - at[i]);
+    return 2.0f * (1.0f - alpha * alpha) / (1.0f + GOSSIP_FAILS_MAX * alpha);
 }
 
 int gossip_outer_check(const struct gossip_outer *config, const char **why)
@@ -40,16 +40,83 @@ int gossip_outer_check(const struct gossip_outer *config, const char **why)
     return ERR_OK;
 }
 
-void gossip_outer_step(size_t n, float alpha, float beta, const float *tbar, const float *theta,
-                       float *restrict phi, float *restrict delta, float *restrict diff)
+/* Each formula once, inlined into the loop that keeps its last array near and the one that stores it past the
+ * caches; for each instruction set. */
+#define INLINED static inline __attribute__((always_inline))
+
+INLINED void step_values(size_t n, float alpha, float beta, const float *tbar, const float *theta,
+                         float *restrict phi, float *restrict delta, float *restrict diff)
 {
     for (size_t i = 0; i < n; i++) {
-        delta[i] = alpha * delta[i] + beta * (tbar[i] - phi[i]);
-        phi[i] += delta[i];
-        diff[i] = phi[i] - theta[i];
+        float step = alpha * delta[i] + beta * (tbar[i] - phi[i]);
+        float moved = phi[i] + step;
+        delta[i] = step;
+        phi[i] = moved;
+        diff[i] = moved - theta[i];
     }
 }
 
+INLINED void pair_values(size_t n, float alpha, float beta, float weight, const float *theta,
+                         const float *ours, const float *theirs, float *restrict phi, float *restrict delta,
+                         float *restrict diff)
+{
+    for (size_t i = 0; i < n; i++) {
+        float tbar = theta[i] + weight * (theirs[i] - ours[i]);
+        float step = alpha * delta[i] + beta * (tbar - phi[i]);
+        float moved = phi[i] + step;
+        delta[i] = step;
+        phi[i] = moved;
+        diff[i] = moved - theta[i];
+    }
+}
+
+INLINED void target_values(size_t n, float weight, const float *theta, const float *ours, const float *theirs,
+                           float *restrict tbar)
+{
+    for (size_t i = 0; i < n; i++)
+        tbar[i] = theta[i] + weight * (theirs[i] - ours[i]);
+}
+
+GOSSIP_CLONES
+void gossip_outer_step(size_t n, float alpha, float beta, const float *tbar, const float *theta,
+                       float *restrict phi, float *restrict delta, float *restrict diff)
+{
+    float piece[STREAM_PIECE];
+    if (n < STREAM_MIN) {
+        step_values(n, alpha, beta, tbar, theta, phi, delta, diff);
+        return;
+    }
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        step_values(STREAM_PIECE, alpha, beta, tbar + i, theta + i, phi + i, delta + i, piece);
+        stream_out(STREAM_PIECE, piece, diff + i);
+    }
+    step_values(n - whole, alpha, beta, tbar + whole, theta + whole, phi + whole, delta + whole,
+                diff + whole);
+    stream_end();
+}
+
+GOSSIP_CLONES
+void gossip_pair_step(size_t n, float alpha, float beta, float weight, const float *theta, const float *ours,
+                      const float *theirs, float *restrict phi, float *restrict delta, float *restrict diff)
+{
+    float piece[STREAM_PIECE];
+    if (n < STREAM_MIN) {
+        pair_values(n, alpha, beta, weight, theta, ours, theirs, phi, delta, diff);
+        return;
+    }
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        pair_values(STREAM_PIECE, alpha, beta, weight, theta + i, ours + i, theirs + i, phi + i, delta + i,
+                    piece);
+        stream_out(STREAM_PIECE, piece, diff + i);
+    }
+    pair_values(n - whole, alpha, beta, weight, theta + whole, ours + whole, theirs + whole, phi + whole,
+                delta + whole, diff + whole);
+    stream_end();
+}
+
+GOSSIP_CLONES
 void gossip_outer_step_general(size_t n, const struct gossip_outer *config, const float tbar[restrict],
                                const float pbar[restrict], float phi[restrict], float delta[restrict])
 {
@@ -57,22 +124,28 @@ void gossip_outer_step_general(size_t n, const struct gossip_outer *config, cons
     float beta = config->beta;
     float gamma = config->gamma;
     for (size_t i = 0; i < n; i++) {
-        delta[i] = alpha * delta[i] + beta * (tbar[i] - pbar[i]) - gamma * (phi[i] - pbar[i]);
-        phi[i] += delta[i];
+        float step = alpha * delta[i] + beta * (tbar[i] - pbar[i]) - gamma * (phi[i] - pbar[i]);
+        delta[i] = step;
+        phi[i] = phi[i] + step;
     }
 }
 
+GOSSIP_CLONES
 void gossip_pair_target(size_t n, float weight, const float theta[restrict], const float ours[restrict],
                         const float theirs[restrict], float tbar[restrict])
 {
-    for (size_t i = 0; i < n; i++)
-        tbar[i] = theta[i] + weight * (theirs[i] - ours[i]);
-}
-
-void gossip_average(size_t n, const float a[restrict], const float b[restrict], float out[restrict])
-{
-    for (size_t i = 0; i < n; i++)
-        out[i] = 0.5f * (a[i] + b[i]);
+    float piece[STREAM_PIECE];
+    if (n < STREAM_MIN) {
+        target_values(n, weight, theta, ours, theirs, tbar);
+        return;
+    }
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        target_values(STREAM_PIECE, weight, theta + i, ours + i, theirs + i, piece);
+        stream_out(STREAM_PIECE, piece, tbar + i);
+    }
+    target_values(n - whole, weight, theta + whole, ours + whole, theirs + whole, tbar + whole);
+    stream_end();
 }
 
 float gossip_partner_weight(float lateness)

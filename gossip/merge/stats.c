@@ -1,67 +1,96 @@
-/* Sums and the variance-keeping average.  Every sum runs in LANES float32 lanes over at most GOSSIP_SUM_BLOCK
- * values and is then added up in double, lane by lane: an order that is fixed and that compilers can
- * vectorise. */
+/* Sums over one tensor of two models. */
 #include "gossip/merge/stats.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "gossip/codec.h"
+#include "gossip/merge/clones.h"
+#include "gossip/merge/lanes.h"
 
-enum { LANES = 8 };
+enum { AHEAD = 512 }; /* values; past the end does no harm */
 
-/* Vector extension of gcc and clang: the loop below is left scalar by gcc 12 when written over small arrays.
- */
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
-
-static double total(const lanes *sum)
-{
-    double out = 0;
-    for (size_t lane = 0; lane < LANES; lane++)
-        out += (double)(*sum)[lane];
-    return out;
-}
-
-/* Adds whole groups of LANES values; count is a multiple of LANES and at most GOSSIP_SUM_BLOCK. */
+/* count is a multiple of LANES. */
+GOSSIP_CLONES
 static void add_groups(struct gossip_sums *sums, size_t count, const float x[restrict],
                        const float y[restrict])
 {
     lanes sx = {0}, sy = {0}, sxx = {0}, syy = {0}, sxy = {0}, sdd = {0};
-    for (size_t i = 0; i < count; i += LANES) {
-        lanes a, b;
-        memcpy(&a, x + i, sizeof a);
-        memcpy(&b, y + i, sizeof b);
-        sx += a;
-        sy += b;
-        sxx += a * a;
-        syy += b * b;
-        sxy += a * b;
-        sdd += (a - b) * (a - b);
+    lanes_double tx = {0}, ty = {0}, txx = {0}, tyy = {0}, txy = {0}, tdd = {0};
+    for (size_t start = 0; start < count; start += GOSSIP_SUM_BLOCK) {
+        size_t end = count - start < GOSSIP_SUM_BLOCK ? count : start + GOSSIP_SUM_BLOCK;
+        for (size_t i = start; i < end; i += LANES) {
+            lanes a, b;
+            __builtin_prefetch(x + i + AHEAD); /* the six sums leave the processor no time to look ahead */
+            __builtin_prefetch(y + i + AHEAD);
+            memcpy(&a, x + i, sizeof a);
+            memcpy(&b, y + i, sizeof b);
+            sx += a;
+            sy += b;
+            sxx += a * a;
+            syy += b * b;
+            sxy += a * b;
+            sdd += (a - b) * (a - b);
+        }
+        lanes_carry(&sx, &tx);
+        lanes_carry(&sy, &ty);
+        lanes_carry(&sxx, &txx);
+        lanes_carry(&syy, &tyy);
+        lanes_carry(&sxy, &txy);
+        lanes_carry(&sdd, &tdd);
     }
-    sums->x += total(&sx);
-    sums->y += total(&sy);
-    sums->xx += total(&sxx);
-    sums->yy += total(&syy);
-    sums->xy += total(&sxy);
-    sums->dd += total(&sdd);
+    sums->x += lanes_total(&tx);
+    sums->y += lanes_total(&ty);
+    sums->xx += lanes_total(&txx);
+    sums->yy += lanes_total(&tyy);
+    sums->xy += lanes_total(&txy);
+    sums->dd += lanes_total(&tdd);
 }
 
 void gossip_sums_add(struct gossip_sums *sums, size_t n, const float x[restrict], const float y[restrict])
 {
     size_t whole = n - n % LANES;
-    for (size_t i = 0; i < whole; i += GOSSIP_SUM_BLOCK)
-        add_groups(sums, whole - i < GOSSIP_SUM_BLOCK ? whole - i : GOSSIP_SUM_BLOCK, x + i, y + i);
+    add_groups(sums, whole, x, y);
     for (size_t i = whole; i < n; i++) {
-        double a = (double)x[i];
-        double b = (double)y[i];
-        sums->x += a;
-        sums->y += b;
-        sums->xx += a * a;
-        sums->yy += b * b;
-        sums->xy += a * b;
-        sums->dd += (a - b) * (a - b);
+        float apart = x[i] - y[i];
+        sums->x += (double)x[i];
+        sums->y += (double)y[i];
+        sums->xx += (double)(x[i] * x[i]);
+        sums->yy += (double)(y[i] * y[i]);
+        sums->xy += (double)(x[i] * y[i]);
+        sums->dd += (double)(apart * apart);
     }
     sums->n += n;
+}
+
+/* count is a multiple of LANES. */
+GOSSIP_CLONES
+static void add_moments(size_t count, const float x[restrict], double *sum, double *squares)
+{
+    lanes sx = {0}, sxx = {0};
+    lanes_double tx = {0}, txx = {0};
+    for (size_t start = 0; start < count; start += GOSSIP_SUM_BLOCK) {
+        size_t end = count - start < GOSSIP_SUM_BLOCK ? count : start + GOSSIP_SUM_BLOCK;
+        for (size_t i = start; i < end; i += LANES) {
+            lanes a;
+            memcpy(&a, x + i, sizeof a);
+            sx += a;
+            sxx += a * a;
+        }
+        lanes_carry(&sx, &tx);
+        lanes_carry(&sxx, &txx);
+    }
+    *sum += lanes_total(&tx);
+    *squares += lanes_total(&txx);
+}
+
+void gossip_moments_add(size_t n, const float x[restrict], double *sum, double *squares)
+{
+    size_t whole = n - n % LANES;
+    add_moments(whole, x, sum, squares);
+    for (size_t i = whole; i < n; i++) {
+        *sum += (double)x[i];
+        *squares += (double)(x[i] * x[i]);
+    }
 }
 
 double gossip_sums_distance(const struct gossip_sums *sums)
@@ -119,23 +148,7 @@ struct gossip_correction gossip_correction_of(const struct gossip_sums *sums, en
     return (struct gossip_correction){.factor = (float)sqrt(target / average), .mean = none.mean};
 }
 
-void gossip_average_corrected(size_t n, enum gossip_tensor_kind kind, const float x[restrict],
-                              const float y[restrict], float out[restrict])
-{
-    struct gossip_sums sums = {0};
-    gossip_sums_add(&sums, n, x, y);
-    struct gossip_correction correction = gossip_correction_of(&sums, kind);
-    float mean = correction.mean;
-    float factor = correction.factor;
-    if (factor == 1.0f) {
-        for (size_t i = 0; i < n; i++)
-            out[i] = 0.5f * (x[i] + y[i]);
-        return;
-    }
-    for (size_t i = 0; i < n; i++)
-        out[i] = mean + factor * (0.5f * (x[i] + y[i]) - mean);
-}
-
+GOSSIP_CLONES
 void gossip_correction_apply(struct gossip_correction correction, size_t n, float values[restrict])
 {
     if (correction.factor == 1.0f)
@@ -144,6 +157,7 @@ void gossip_correction_apply(struct gossip_correction correction, size_t n, floa
         values[i] = correction.mean + correction.factor * (values[i] - correction.mean);
 }
 
+GOSSIP_CLONES
 bool gossip_all_finite(size_t n, const float values[restrict])
 {
     unsigned bad = 0;

@@ -28,6 +28,8 @@ enum { GOSSIP_SUM_BLOCK = 1024 };
 
 /* Adds n more values to *sums (zeroed at first).  One read pass. */
 void gossip_sums_add(struct gossip_sums *sums, size_t n, const float x[restrict], const float y[restrict]);
+/* Adds the sums of n more values and of their squares to *sum and *squares, in the same way. */
+void gossip_moments_add(size_t n, const float x[restrict], double *sum, double *squares);
 /* Euclidean distance of x and y; cosine of x and y (0 when either is zero); their correlation, the cosine of
  * their deviations from their own means (1 when neither varies, 0 when one does). */
 double gossip_sums_distance(const struct gossip_sums *sums);
@@ -44,10 +46,6 @@ struct gossip_correction {
  * vectors, single values, correlation >= GOSSIP_CORRELATION_MAX, and where either variance is (nearly) zero.
  */
 struct gossip_correction gossip_correction_of(const struct gossip_sums *sums, enum gossip_tensor_kind kind);
-/* out <- mean + factor * ((x + y) / 2 - mean) over one tensor: one read pass for the sums, one write pass.  x
- * and y may not overlap out. */
-void gossip_average_corrected(size_t n, enum gossip_tensor_kind kind, const float x[restrict],
-                              const float y[restrict], float out[restrict]);
 /* values <- mean + factor * (values - mean). */
 void gossip_correction_apply(struct gossip_correction correction, size_t n, float values[restrict]);
 

@@ -1,190 +1,10 @@
 /* Two cores joined by hand: each transition of the exchange and of the fetch, each refusal, late and hostile
- * frames. (Swarms under random faults: tests/sim/test_sim_gossip.c.) */
-#include <criterion/criterion.h>
-#include <string.h>
-
+ * frames, two rounds at once. (Repairs: test_repair.c.  Swarms under random faults:
+ * tests/sim/test_sim_gossip.c.) */
 #include "base/hash.h"
 #include "gossip/codec.h"
-#include "gossip/internal.h"
 #include "gossip/pairing.h"
-
-enum { PARAMS = 40000, QUEUE_MAX = 64 };
-
-#define MS    UINT64_C(1000000)
-#define ROUND (1000 * MS)
-
-/* One end: a core, what it was told and what it said. */
-struct end {
-    struct gossip *g;
-    struct id id;
-    uint8_t blob[4 * PARAMS];
-    size_t blob_len;
-    uint64_t merges, solos, releases, busy;
-    struct gossip_event last, phase, advance, fetched;
-    struct gossip_action open;
-    bool wants_open, mute;  /* mute: its frames are lost */
-    uint64_t dropped_after; /* frames still carried before the link breaks; UINT64_MAX: never */
-};
-
-static struct end low, high; /* ids in this order: low invites */
-static struct gossip_layout layout;
-static struct gossip_view view;
-static uint64_t now;
-static uint64_t links; /* stream handles handed out */
-
-static void start_end(struct end *e, uint8_t name)
-{
-    struct gossip_config c = gossip_config_default();
-    memset(e, 0, sizeof *e);
-    e->id.bytes[0] = name;
-    e->dropped_after = UINT64_MAX;
-    c.self = e->id;
-    c.run.bytes[0] = 0x77;
-    c.layout = layout;
-    c.round_ns = ROUND;
-    c.stall_ns = 500 * MS;
-    c.first_frame_ns = 200 * MS;
-    size_t size = gossip_size_bytes(&c);
-    e->g = gossip_init(aligned_alloc(64, (size + 63) / 64 * 64), size, &c);
-    e->blob_len = (size_t)layout.encoded_bytes[GOSSIP_CODEC_FP32];
-    memset(e->blob, name, sizeof e->blob);
-}
-
-static void start(void)
-{
-    struct gossip_tensor tensor = {0, PARAMS, GOSSIP_TENSOR_MATRIX};
-    struct gossip_member_state states[2] = {{.expires_ms = 1}, {.expires_ms = 1}};
-    cr_assert_eq(gossip_layout_of(&tensor, 1, &layout), 0);
-    start_end(&low, 1);
-    start_end(&high, 2);
-    states[0].id = low.id;
-    states[1].id = high.id;
-    gossip_view_build(&view, 1, 0, states, 2);
-    now = 1000 * ROUND;
-    links = 0;
-}
-
-static void stop(void)
-{
-    free(low.g);
-    free(high.g);
-}
-
-static void events(struct end *e)
-{
-    struct gossip_event event;
-    gossip_check_invariants(e->g);
-    while (gossip_poll_event(e->g, &event)) {
-        e->last = event.kind == GOSSIP_EVENT_RELEASE ? e->last : event;
-        e->merges += event.kind == GOSSIP_EVENT_MERGE;
-        e->solos += event.kind == GOSSIP_EVENT_SOLO;
-        e->releases += event.kind == GOSSIP_EVENT_RELEASE;
-        if (event.kind == GOSSIP_EVENT_PHASE)
-            e->phase = event;
-        if (event.kind == GOSSIP_EVENT_ADVANCE)
-            e->advance = event;
-        if (event.kind == GOSSIP_EVENT_STATE || event.kind == GOSSIP_EVENT_FETCH_FAILED)
-            e->fetched = event;
-    }
-    gossip_check_invariants(e->g);
-}
-
-static void both_closed(uint64_t stream, int err)
-{
-    gossip_stream_closed(low.g, now, stream, err);
-    gossip_stream_closed(high.g, now, stream, err);
-}
-
-/* Carries out one action of e; the other end gets it at once. */
-static void act(struct end *e, struct end *other, const struct gossip_action *a)
-{
-    switch (a->kind) {
-    case GOSSIP_ACTION_OPEN:
-        e->open = *a;
-        e->wants_open = true;
-        break;
-    case GOSSIP_ACTION_SEND:
-        if (e->mute)
-            break;
-        if (e->dropped_after == 0) {
-            both_closed(a->stream, ERR_CLOSED);
-            break;
-        }
-        e->dropped_after -= e->dropped_after != UINT64_MAX;
-        gossip_stream_frame(other->g, now, a->stream, a->frame);
-        gossip_stream_writable(e->g, now, a->stream, 70000);
-        break;
-    case GOSSIP_ACTION_FINISH:
-        gossip_stream_closed(other->g, now, a->stream, 0);
-        break;
-    case GOSSIP_ACTION_RESET:
-        gossip_stream_closed(other->g, now, a->stream, ERR_CLOSED);
-        break;
-    }
-    events(other);
-}
-
-static bool step(struct end *e, struct end *other)
-{
-    struct gossip_action action;
-    bool any = false;
-    events(e);
-    while (gossip_poll_action(e->g, now, &action)) {
-        act(e, other, &action);
-        events(e);
-        any = true;
-    }
-    return any;
-}
-
-static void pump(void)
-{
-    bool more = true;
-    while (more) {
-        more = step(&low, &high);
-        more = step(&high, &low) || more;
-    }
-}
-
-/* Answers e's OPEN with a working stream. */
-static uint64_t connect_ends(struct end *e, struct end *other)
-{
-    uint64_t stream = ++links;
-    cr_assert(e->wants_open);
-    e->wants_open = false;
-    cr_assert_eq(gossip_stream_opened(e->g, now, e->open.tag, stream), 0);
-    cr_assert_eq(gossip_stream_accepted(other->g, now, &e->id, stream), 0);
-    gossip_stream_writable(e->g, now, stream, 70000);
-    gossip_stream_writable(other->g, now, stream, 70000);
-    return stream;
-}
-
-static void round_of(struct end *e, uint64_t round)
-{
-    cr_assert_eq(gossip_round(e->g, now, round, &view), 0);
-    events(e);
-}
-
-static void outgoing(struct end *e, uint64_t round)
-{
-    cr_assert_eq(
-        gossip_set_outgoing(e->g, now, round, GOSSIP_CODEC_FP32, bytes_of(e->blob, e->blob_len), round), 0);
-    events(e);
-}
-
-static void begin(uint64_t round)
-{
-    round_of(&low, round);
-    round_of(&high, round);
-    outgoing(&low, round);
-    outgoing(&high, round);
-    pump();
-}
-
-static const struct gossip_counters *counted(const struct end *e)
-{
-    return gossip_counters(e->g);
-}
+#include "gossip/two_cores.h"
 
 Test(exchange, two_members_swap_their_blobs)
 {
@@ -218,6 +38,9 @@ Test(exchange, commands_in_the_wrong_order_are_refused)
     cr_assert_eq(gossip_round(low.g, now, 4, &view), ERR_STALE);
     cr_assert_eq(gossip_set_outgoing(low.g, now, 4, GOSSIP_CODEC_FP32, blob, 1), ERR_STALE);
     cr_assert_eq(gossip_set_outgoing(low.g, now, 5, GOSSIP_CODEC_INT8, blob, 1), ERR_INVALID);
+    cr_assert_eq(gossip_set_wanted(low.g, now, 5, bytes_of(NULL, 0), 0, 1), ERR_NOT_FOUND);
+    cr_assert_eq(gossip_set_repair(low.g, now, 5, blob, 1), ERR_NOT_FOUND);
+    cr_assert_eq(gossip_refuse(low.g, now, 5), ERR_NOT_FOUND);
     outgoing(&low, 5);
     cr_assert_eq(gossip_set_outgoing(low.g, now, 5, GOSSIP_CODEC_FP32, blob, 1), ERR_EXISTS);
     round_of(&low, 6);
@@ -290,25 +113,6 @@ Test(exchange, a_lost_last_commit_is_known_to_the_one_who_waits_for_it)
         }
     }
     cr_assert_gt(alone, 0);
-}
-
-/* Sends one frame of this message from outside to e on stream. */
-static void inject(struct end *e, uint64_t stream, const struct gossip_message *m)
-{
-    static uint8_t wire[GOSSIP_FRAME_MAX];
-    int len = gossip_message_encode(m, wire, sizeof wire);
-    cr_assert_gt(len, 0);
-    gossip_stream_frame(e->g, now, stream, bytes_of(wire, (size_t)len));
-    events(e);
-}
-
-static struct gossip_message invite_of(uint64_t round)
-{
-    struct gossip_message m = {.type = GOSSIP_INVITE, .round = round, .codecs = 7, .param_count = PARAMS};
-    m.run.bytes[0] = 0x77;
-    m.schema = layout.schema;
-    m.codec = GOSSIP_CODEC_FP32;
-    return m;
 }
 
 /* Opens a stream towards high as if from low, sends m, returns the reason of BUSY or 0 when there is none. */
@@ -409,17 +213,19 @@ Test(exchange, a_stale_inviter_is_told_where_the_others_are)
 
 Test(exchange, hostile_frames_end_the_exchange_and_only_that)
 {
-    struct gossip_message bad[6] = {
-        {.type = GOSSIP_FRAGMENT,
-         .index = 1,
-         .bytes = bytes_of(low.blob, GOSSIP_FRAGMENT_BYTES)},                    /* out of order */
-        {.type = GOSSIP_FRAGMENT, .index = 0, .bytes = bytes_of(low.blob, 100)}, /* short */
-        {.type = GOSSIP_DIGEST},                                                 /* too early */
-        {.type = GOSSIP_COMMIT},                                                 /* of nothing */
-        {.type = GOSSIP_BUSY, .reason = GOSSIP_BUSY_PAUSED},                     /* too late */
+    static uint8_t data[GOSSIP_PIECE_BYTES];
+    struct gossip_message bad[9] = {
+        {.type = GOSSIP_PIECE, .index = 1, .bytes = bytes_of(data, GOSSIP_PIECE_BYTES)}, /* out of order */
+        {.type = GOSSIP_PIECE, .index = 0, .bytes = bytes_of(data, 100)},                /* short */
+        {.type = GOSSIP_WANT},                                 /* our codec needs none */
+        {.type = GOSSIP_REPAIR, .bytes = bytes_of(data, 260)}, /* not asked for */
+        {.type = GOSSIP_BUSY, .reason = GOSSIP_BUSY_FAR},      /* our codec cannot be far */
+        {.type = GOSSIP_DIGEST},                               /* too early */
+        {.type = GOSSIP_COMMIT},                               /* of nothing */
+        {.type = GOSSIP_BUSY, .reason = GOSSIP_BUSY_PAUSED},   /* too late */
         {.type = GOSSIP_FETCH},
     };
-    for (size_t k = 0; k < 6; k++) {
+    for (size_t k = 0; k < 9; k++) {
         start();
         high.mute = low.mute = true;
         begin(1);
@@ -427,7 +233,7 @@ Test(exchange, hostile_frames_end_the_exchange_and_only_that)
         struct gossip_message m = invite_of(1);
         inject(&high, stream, &m);
         pump();
-        cr_assert_eq((int)high.g->round.state, GOSSIP_ROUND_SWAPPING);
+        cr_assert_eq((int)high.g->lanes[1].state, GOSSIP_EXCHANGE_SWAPPING);
         inject(&high, stream, &bad[k]);
         cr_assert_eq(counted(&high)->solo[GOSSIP_SOLO_MALFORMED], 1, "case %zu", k);
         cr_assert_eq(counted(&high)->malformed, 1);
@@ -447,10 +253,10 @@ Test(exchange, a_changed_byte_never_merges)
     struct id digest;
     hash_content(bytes_of(low.blob, low.blob_len), &digest);
     low.blob[77777] ^= 1;
-    for (size_t at = 0; at < low.blob_len; at += GOSSIP_FRAGMENT_BYTES) {
+    for (size_t at = 0; at < low.blob_len; at += GOSSIP_PIECE_BYTES) {
         size_t left = low.blob_len - at;
-        m = (struct gossip_message){.type = GOSSIP_FRAGMENT, .index = (uint32_t)(at / GOSSIP_FRAGMENT_BYTES)};
-        m.bytes = bytes_of(low.blob + at, left < GOSSIP_FRAGMENT_BYTES ? left : GOSSIP_FRAGMENT_BYTES);
+        m = (struct gossip_message){.type = GOSSIP_PIECE, .index = (uint32_t)(at / GOSSIP_PIECE_BYTES)};
+        m.bytes = bytes_of(low.blob + at, left < GOSSIP_PIECE_BYTES ? left : GOSSIP_PIECE_BYTES);
         inject(&high, 1, &m);
     }
     m = (struct gossip_message){.type = GOSSIP_DIGEST, .digest = digest};
@@ -488,7 +294,7 @@ Test(exchange, streams_of_one_peer_and_in_all_are_capped)
         for (int i = 0; i < 5; i++)
             taken += gossip_stream_accepted(high.g, now, &id, handle++) == 0;
     }
-    cr_assert_eq(taken, GOSSIP_STREAMS_MAX - GOSSIP_STREAMS_RESERVED - 1);
+    cr_assert_eq(taken, GOSSIP_STREAMS_MAX - GOSSIP_STREAMS_RESERVED - GOSSIP_LANES);
     cr_assert_eq(gossip_stream_accepted(high.g, now, &low.id, 100), ERR_EXISTS);
     round_of(&high, 1);
     cr_assert_eq(gossip_stream_accepted(high.g, now, &low.id, handle), 0); /* the partner finds its slot */
@@ -564,7 +370,7 @@ Test(exchange, a_broken_fetch_goes_on_where_it_stopped)
     pump();
     cr_assert_eq(low.fetched.kind, GOSSIP_EVENT_STATE);
     cr_assert_eq(memcmp(fetched_into, high.blob, high.blob_len), 0);
-    cr_assert_eq(counted(&high)->bytes_sent - before, high.blob_len - GOSSIP_FRAGMENT_BYTES);
+    cr_assert_eq(counted(&high)->bytes_sent - before, high.blob_len - GOSSIP_PIECE_BYTES);
     stop();
 }
 
@@ -645,11 +451,170 @@ Test(exchange, config_says_what_is_wrong)
     start();
     c.layout = layout;
     cr_assert_eq(gossip_config_check(&c, &why), 0);
-    c.codecs = 8;
+    c.codecs = 1u << GOSSIP_CODEC_COUNT;
     cr_assert_eq(gossip_config_check(&c, &why), ERR_INVALID);
     c.codecs = 1;
     c.round_ns = 1;
     cr_assert_eq(gossip_config_check(&c, &why), ERR_INVALID);
     cr_assert_gt(strlen(why), 0);
+    stop();
+}
+
+/* --- two rounds at once
+ * ------------------------------------------------------------------------------------------------- */
+
+static const uint32_t all_codecs = (1u << GOSSIP_CODEC_COUNT) - 1;
+
+Test(exchange, limits_follow_from_the_number_of_fragments)
+{
+    static const uint64_t halves[] = {0, 1, 2, 3, 3, 3}; /* of a round */
+    for (size_t fragments = 1; fragments <= 5; fragments++) {
+        start_with(PARAMS, 5, fragments, all_codecs);
+        cr_assert_eq(gossip_limit_ns(&low.g->config), halves[fragments] * ROUND / 2);
+        begin(1);
+        cr_assert_eq(gossip_deadline_ns(low.g), now + halves[fragments] * ROUND / 2);
+        stop();
+    }
+}
+
+Test(exchange, receive_buffers_hold_a_fragment_and_no_more)
+{
+    start_with(PARAMS, 5, 5, all_codecs);
+    size_t five = gossip_size_bytes(&low.g->config);
+    stop();
+    start_with(PARAMS, 5, 1, all_codecs);
+    size_t one = gossip_size_bytes(&low.g->config);
+    cr_assert_lt(one, sizeof(struct gossip) + 64 + 2 * (4 * PARAMS + 200));
+    cr_assert_lt(five, sizeof(struct gossip) + 64 + 3 * (4 * PARAMS / 5 + 200));
+    stop();
+}
+
+Test(exchange, two_rounds_run_at_once_and_end_in_any_order)
+{
+    start_with(PARAMS, 5, 5, all_codecs);
+    begin(1);
+    uint64_t first = low.open.tag;
+    now += ROUND;
+    begin(2); /* the stream of round 1 is not open yet */
+    cr_assert(low.wants_open && low.open.tag != first);
+    connect_ends(&low, &high);
+    pump();
+    cr_assert(low.merges == 1 && low.last.round == 2 && high.last.round == 2);
+    cr_assert_eq(low.last.fragment, 2);
+    cr_assert_eq(low.last.blob.len, layout.fragment_bytes[2][GOSSIP_CODEC_FP32]);
+    low.open.tag = first;
+    low.wants_open = true;
+    connect_ends(&low, &high);
+    pump();
+    cr_assert(low.merges == 2 && low.last.round == 1 && high.merges == 2 && high.last.round == 1);
+    cr_assert(low.last.fragment == 1 && low.last.elapsed_ns == ROUND);
+    cr_assert_eq(gossip_merge_done(low.g, now, 1, 0), 0);
+    cr_assert_eq(gossip_merge_done(low.g, now, 2, 0), 0);
+    cr_assert_eq(gossip_merge_done(low.g, now, 2, 0), ERR_NOT_FOUND);
+    stop();
+}
+
+Test(exchange, phases_are_told_by_the_newest_round_only)
+{
+    start_with(PARAMS, 5, 5, all_codecs);
+    begin(1);
+    now += ROUND;
+    round_of(&low, 2);
+    now += 20 * MS;
+    round_of(&high, 2);
+    connect_ends(&low, &high); /* of round 1, whose boundaries have been moved since */
+    pump();
+    cr_assert(low.merges == 1 && high.merges == 1 && low.last.round == 1);
+    cr_assert(high.phase.shift_ns == 0 && low.phase.shift_ns == 0);
+    outgoing(&low, 2);
+    outgoing(&high, 2);
+    pump();
+    connect_ends(&low, &high);
+    pump();
+    cr_assert_eq(low.merges, 2);
+    cr_assert_eq(high.phase.shift_ns, (int64_t)(10 * MS)); /* low's round 2 is 20 ms older */
+    cr_assert_eq(low.phase.shift_ns, -(int64_t)(10 * MS));
+    stop();
+}
+
+Test(exchange, an_invite_of_the_round_before_says_how_old_that_one_is)
+{
+    start_with(PARAMS, 5, 5, all_codecs);
+    begin(1);
+    gossip_pause(high.g, now, true); /* gives round 1 up */
+    gossip_pause(high.g, now, false);
+    now += ROUND;
+    round_of(&low, 2);
+    round_of(&high, 2);
+    connect_ends(&low, &high);
+    pump();
+    cr_assert_eq(counted(&low)->solo[GOSSIP_SOLO_BUSY], 1);
+    cr_assert(high.phase.shift_ns == 0 &&
+              low.phase.shift_ns == 0); /* round 1 is one round old on both sides */
+    stop();
+}
+
+Test(exchange, a_third_round_takes_the_lane_of_the_first)
+{
+    start_with(PARAMS, 5, 5, all_codecs);
+    begin(1);
+    begin(2);
+    cr_assert_eq(low.solos, 0);
+    begin(3);
+    cr_assert(low.solos == 1 && counted(&low)->solo[GOSSIP_SOLO_SUPERSEDED] == 1);
+    begin(8); /* the fragment of round 3, and the lane of round 2 */
+    cr_assert_eq(counted(&low)->solo[GOSSIP_SOLO_SUPERSEDED], 3);
+    begin(11); /* another lane, another fragment */
+    cr_assert_eq(counted(&low)->solo[GOSSIP_SOLO_SUPERSEDED], 3);
+    cr_assert_eq(counted(&low)->rounds, 5);
+    stop();
+    start_with(PARAMS, 5, 3, all_codecs);
+    begin(1);
+    begin(4); /* another lane, the same fragment */
+    cr_assert_eq(counted(&low)->solo[GOSSIP_SOLO_SUPERSEDED], 1);
+    stop();
+}
+
+Test(exchange, the_round_before_is_still_taken_and_older_ones_are_stale)
+{
+    start_with(PARAMS, 5, 5, all_codecs);
+    for (uint64_t round = 4; round <= 6; round++) {
+        round_of(&high, round);
+        outgoing(&high, round);
+    }
+    for (uint64_t round = 4; round <= 5; round++) {
+        round_of(&low, round);
+        outgoing(&low, round);
+        pump();
+        connect_ends(&low, &high);
+        pump();
+    }
+    cr_assert_eq(counted(&low)->solo[GOSSIP_SOLO_BUSY], 1); /* round 4 */
+    cr_assert(low.advance.round == 6 && low.merges == 1 && high.merges == 1 && high.last.round == 5);
+    stop();
+}
+
+Test(exchange, a_late_snapshot_is_awaited_until_the_deadline)
+{
+    start_with(PARAMS, 5, 5, all_codecs);
+    round_of(&low, 1);
+    round_of(&high, 1);
+    outgoing(&low, 1);
+    pump();
+    connect_ends(&low, &high);
+    pump();
+    now += ROUND;
+    outgoing(&high, 1); /* the invite waited for it */
+    pump();
+    cr_assert(low.merges == 1 && high.merges == 1);
+    now += ROUND;
+    round_of(&high, 3);
+    now += 2 * ROUND;
+    gossip_tick(high.g, now);
+    events(&high);
+    cr_assert(high.last.kind == GOSSIP_EVENT_SOLO && high.last.solo == GOSSIP_SOLO_HERE);
+    cr_assert_eq(gossip_set_outgoing(high.g, now, 3, GOSSIP_CODEC_FP32,
+                                     bytes_of(high.blob, layout.fragment_bytes[3][GOSSIP_CODEC_FP32]), 3),
+                 ERR_STALE);
     stop();
 }

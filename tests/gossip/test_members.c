@@ -13,6 +13,9 @@ static struct gossip_member full_member(void)
     for (size_t i = 0; i < m.addr_count; i++)
         cr_assert_eq(net_addr_parse("[2001:db8::7]:4242", &m.addrs[i]), 0);
     memset(m.name, 'x', sizeof m.name - 1);
+    m.speed = (struct gossip_speed){.bytes_class = 63, .steps_class = 62};
+    m.speed_before = (struct gossip_speed){.bytes_class = 61, .steps_class = 60};
+    m.speed_round = GOSSIP_ROUND_MAX;
     return m;
 }
 
@@ -27,6 +30,9 @@ Test(members, member_round_trip_truncation_and_size)
     cr_assert_eq(out.addr_count, in.addr_count);
     cr_assert(net_addr_equal(&out.addrs[7], &in.addrs[7]));
     cr_assert_str_eq(out.name, in.name);
+    cr_assert_eq(memcmp(&out.speed, &in.speed, sizeof in.speed), 0);
+    cr_assert_eq(memcmp(&out.speed_before, &in.speed_before, sizeof in.speed), 0);
+    cr_assert_eq(out.speed_round, in.speed_round);
     for (size_t cut = 0; cut < (size_t)len; cut++) {
         uint8_t *exact = malloc(cut + 1);
         memcpy(exact, value, cut);
@@ -39,6 +45,46 @@ Test(members, member_round_trip_truncation_and_size)
     in = full_member();
     in.addr_count++;
     cr_assert_eq(gossip_member_encode(&in, value, sizeof value), ERR_INVALID);
+    in = full_member();
+    in.speed.steps_class = 64;
+    cr_assert_eq(gossip_member_encode(&in, value, sizeof value), ERR_INVALID);
+}
+
+Test(members, values_of_members_without_speed_are_read)
+{
+    static const uint8_t old[] = {0x82, 0x01, 0x10, 0x02, 0x07},
+                         wrong[] = {0x83, 0x01, 0x10, 0x02, 0x07, 0x05, 0x40};
+    struct gossip_member out;
+    cr_assert_eq(gossip_member_decode(bytes_of(old, sizeof old), &out), 0);
+    cr_assert(out.speed.bytes_class == 0 && out.speed.steps_class == 0 && out.speed_round == 0);
+    cr_assert_eq(gossip_member_decode(bytes_of(wrong, sizeof wrong), &out), ERR_MALFORMED, "class 64");
+}
+
+Test(members, a_speed_class_changes_seldom_and_later)
+{
+    struct gossip_member m = {0};
+    struct gossip_view seen;
+    cr_assert_not(gossip_member_measure(&m, 5, 0, (double)NAN), "nothing known");
+    cr_assert(gossip_member_measure(&m, 5, 1000000, 0.5));
+    cr_assert_eq(m.speed.bytes_class, 20, "2^19 to 2^20");
+    cr_assert_eq(m.speed.steps_class, 10, "512 steps in 1024 s");
+    cr_assert_eq(m.speed_round, 5 + 2 * GOSSIP_EPOCH_ROUNDS);
+    cr_assert_not(gossip_member_measure(&m, 20, 10, 0.5), "the last change does not count yet");
+    cr_assert_not(gossip_member_measure(&m, 21, 1200000, 0.45),
+                  "a quarter of a class either way is the same");
+    cr_assert(gossip_member_measure(&m, 21, 1300000, 0.45));
+    cr_assert(m.speed.bytes_class == 21 && m.speed_before.bytes_class == 20 && m.speed.steps_class == 10);
+    for (uint64_t round = 36; round < 39; round++) {
+        struct gossip_member_state s = {.progress_round = round,
+                                        .expires_ms = 1,
+                                        .speed = m.speed,
+                                        .speed_before = m.speed_before,
+                                        .speed_round = m.speed_round};
+        gossip_view_build(&seen, round, 0, &s, 1);
+        cr_assert_eq(seen.entries[0].speed.bytes_class, round < 37 ? 20 : 21);
+    }
+    cr_assert(gossip_member_measure(&m, 40, 1e300, 1e-300));
+    cr_assert(m.speed.bytes_class == GOSSIP_SPEED_CLASS_MAX && m.speed.steps_class == 1);
 }
 
 Test(members, progress_round_trip_and_truncation)

@@ -3,7 +3,9 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "gossip/merge/average.h"
 #include "gossip/merge/outer.h"
+#include "gossip/merge/reference.h"
 #include "numbers.h"
 
 enum { LEN = 777, NODES = 16, NODES_MAX = 32, DIMS = 8 };
@@ -44,6 +46,27 @@ Test(outer, theta_only_form_equals_the_general_one_for_gamma_equal_beta)
     }
 }
 
+Test(outer, forms_agree_to_a_millionth_in_one_step)
+{
+    static float phi[2][LEN], delta[2][LEN], theta[LEN], tbar[LEN], pbar[LEN], diff[LEN];
+    struct gossip_outer config = gossip_outer_default();
+    struct numbers n;
+    numbers_init(&n, 2);
+    numbers_fill(&n, LEN, 1.0, phi[0]);
+    numbers_fill(&n, LEN, 1.0, delta[0]);
+    numbers_fill(&n, LEN, 1.0, theta);
+    numbers_fill(&n, LEN, 1.0, tbar);
+    numbers_fill(&n, LEN, 1.0, pbar);
+    memcpy(phi[1], phi[0], sizeof phi[1]);
+    memcpy(delta[1], delta[0], sizeof delta[1]);
+    gossip_outer_step(LEN, config.alpha, config.beta, tbar, theta, phi[0], delta[0], diff);
+    gossip_outer_step_general(LEN, &config, tbar, pbar, phi[1], delta[1]);
+    for (size_t i = 0; i < LEN; i++) {
+        double size = 1 + fabs((double)tbar[i]) + fabs((double)pbar[i]) + fabs((double)phi[0][i]);
+        cr_assert_float_eq((double)phi[0][i], (double)phi[1][i], 1e-6 * size);
+    }
+}
+
 Test(outer, whole_swarm_as_group_is_heavy_ball)
 {
     /* With the same phi everywhere the gamma term vanishes: phi moves by alpha * delta + beta * mean(theta -
@@ -80,8 +103,8 @@ Test(outer, config_follows_the_stability_table)
     cr_assert_eq(gossip_outer_check(&good, &why), 0);
     cr_assert_eq(gossip_outer_check(&plain, &why), 0);
     cr_assert_float_eq(gossip_outer_gamma_max(0.0f), 2.0f, 1e-6);
-    cr_assert_float_eq(gossip_outer_gamma_max(0.3f), 1.81f, 1e-6);
-    cr_assert_float_eq(gossip_outer_gamma_max(0.5f), 1.49f, 1e-6);
+    cr_assert_float_eq(gossip_outer_gamma_max(0.3f), 1.82f / 1.18f, 1e-6);
+    cr_assert_float_eq(gossip_outer_gamma_max(0.5f), 1.5f / 1.3f, 1e-6);
     struct gossip_outer bad[] = {
         {0.61f, 0.7f, 0.7f},    {-0.1f, 0.7f, 0.7f}, {0.9f, 0.3f, 0.3f},  {0.5f, 1.5f, 0.7f},
         {0.5f, 0.7f, 1.5f},     {0.5f, 0.0f, 0.7f},  {0.5f, 0.7f, 0.0f},  {NAN, 0.7f, 0.7f},
@@ -232,8 +255,10 @@ Test(outer, replica_spread_on_a_quadratic_falls_with_the_inner_rate)
         previous = slope;
     }
     cr_assert(previous > 0.8 && previous < 1.05, "last slope %g", previous);
-    cr_assert(spreads[1] > 0.0589 * 0.8 && spreads[1] < 0.0589 * 1.2, "spread %g at 0.04", spreads[1]);
-    cr_assert(spreads[3] > 0.0186 * 0.8 && spreads[3] < 0.0186 * 1.2, "spread %g at 0.01", spreads[3]);
+    double known[4] = {0.0952, 0.0589, 0.0340, 0.0186}; /* of another implementation */
+    for (int i = 0; i < 4; i++)
+        cr_assert(spreads[i] > known[i] * 0.85 && spreads[i] < known[i] * 1.15, "spread %g at %g", spreads[i],
+                  rates[i]);
 }
 
 /* Spread after `rounds` when the inner steps only add noise of 0.1: nothing but the pairing holds replicas

@@ -2,6 +2,8 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "gossip/merge/average.h"
+#include "gossip/merge/reference.h"
 #include "gossip/merge/stats.h"
 #include "numbers.h"
 
@@ -51,6 +53,25 @@ Test(stats, sums_match_a_double_reference_at_every_length)
         cr_assert_float_eq(sums.xx, xx, 1e-5 * scale);
         cr_assert_float_eq(sums.xy, xy, 1e-5 * scale);
         cr_assert_float_eq(gossip_sums_distance(&sums), sqrt(dd), 1e-5 * scale);
+    }
+}
+
+Test(stats, sums_have_the_bits_of_the_reference_at_every_length)
+{
+    struct numbers n;
+    size_t lengths[] = {0, 1, 15, 16, 17, 1023, 1024, 1025, 1040, 2049, LEN};
+    numbers_init(&n, 8);
+    numbers_fill(&n, LEN, 1.0, models[0]);
+    numbers_fill(&n, LEN, 2.0, models[1]);
+    for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++) {
+        struct gossip_sums fast = {.n = 5, .x = 1, .dd = 3}, slow = fast;
+        double moments[2][2] = {{1, 2}, {1, 2}};
+        gossip_sums_add(&fast, lengths[k], models[0], models[1]);
+        gossip_reference_sums(&slow, lengths[k], models[0], models[1]);
+        cr_assert_eq(memcmp(&fast, &slow, sizeof fast), 0, "%zu values", lengths[k]);
+        gossip_moments_add(lengths[k], models[0], &moments[0][0], &moments[0][1]);
+        gossip_reference_moments(lengths[k], models[0], &moments[1][0], &moments[1][1]);
+        cr_assert_eq(memcmp(moments[0], moments[1], sizeof moments[0]), 0, "%zu values", lengths[k]);
     }
 }
 

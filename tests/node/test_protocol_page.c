@@ -73,11 +73,27 @@ Test(protocol_page, run_config)
     int len = run_config_encode(&config, again, sizeof again);
     cr_assert_eq(len, (int)in.len);
     cr_assert_arr_eq(again, in.data, in.len);
-    example[2] = 2; /* the version, right after map head and key */
+    example[2] = RUN_CONFIG_VERSION + 1; /* the version, right after map head and key */
     cr_assert_eq(run_config_decode(in, &config), ERR_VERSION);
+}
+
+Test(protocol_page, run_config_of_an_mlp)
+{
+    struct run_config config;
+    uint8_t again[RUN_CONFIG_BYTES_MAX];
+    struct bytes in = load(PAGE, "run_config_mlp");
+    for (size_t cut = 0; cut < in.len; cut++)
+        cr_assert_lt(run_config_decode(bytes_of(in.data, cut), &config), 0);
+    cr_assert_eq(run_config_decode(in, &config), ERR_OK);
+    cr_assert(config.model.kind == TRAIN_MLP && config.model.size_count == 4);
+    cr_assert(config.model.sizes[0] == 64 && config.model.sizes[3] == 10 && config.model.sizes[4] == 0);
+    cr_assert(config.model.input_max == 16 && strcmp(config.model.label, "digit") == 0);
+    int len = run_config_encode(&config, again, sizeof again);
+    cr_assert_eq(len, (int)in.len);
+    cr_assert_arr_eq(again, in.data, in.len);
 }
 
 Test(protocol_page, no_example_is_left_out)
 {
-    cr_assert_eq(page_examples(PAGE), 2);
+    cr_assert_eq(page_examples(PAGE), 3);
 }

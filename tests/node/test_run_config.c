@@ -1,8 +1,10 @@
 /* The genesis config: what one node writes, every other reads alike; anything else is refused. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "gossip/tensor.h"
 #include "node/run_config.h"
 
 Test(run_config, round_trip)
@@ -19,6 +21,92 @@ Test(run_config, round_trip)
     cr_assert_eq(back.round_ms, config.round_ms);
     cr_assert_eq(back.lr, config.lr);
     cr_assert_eq(memcmp(back.seed, config.seed, sizeof back.seed), 0);
+}
+
+static struct run_config mlp_config(void)
+{
+    struct run_config config;
+    run_config_default(&config);
+    config.width = config.layers = config.heads = config.context = 0;
+    config.model.kind = TRAIN_MLP;
+    config.model.input_max = 16;
+    cr_assert_eq(run_model_parse_sizes("64,64,32,10", &config.model), ERR_OK);
+    (void)snprintf(config.model.label, sizeof config.model.label, "digit");
+    return config;
+}
+
+/* Each comes back whole, and a config from before there were fragments has one. */
+Test(run_config, an_mlp_is_told_apart)
+{
+    struct run_config text, mlp = mlp_config(), back;
+    uint8_t bytes[RUN_CONFIG_BYTES_MAX];
+    run_config_default(&text);
+    int len = run_config_encode(&text, bytes, sizeof bytes);
+    cr_assert(len > 0 && bytes[0] == 0x8f && bytes[2] == RUN_CONFIG_VERSION);
+    cr_assert_eq(run_config_decode(bytes_of(bytes, (size_t)len), &back), ERR_OK);
+    cr_assert_eq(back.fragments, text.fragments);
+    cr_assert_eq(back.codec, RUN_CODEC_AUTO);
+    bytes[0] = 0x8e; /* the last pair, that of the fragments, takes two bytes */
+    bytes[2] = 1;
+    cr_assert_eq(run_config_decode(bytes_of(bytes, (size_t)len - 2), &back), ERR_OK);
+    cr_assert_eq(back.fragments, 1);
+    len = run_config_encode(&mlp, bytes, sizeof bytes);
+    cr_assert(len > 0 && bytes[4] == RUN_CONFIG_VERSION); /* the map has more than 15 pairs */
+    cr_assert_eq(run_config_decode(bytes_of(bytes, (size_t)len), &back), ERR_OK);
+    cr_assert_eq(memcmp(&back.model, &mlp.model, sizeof mlp.model), 0);
+    struct train_model_config model = run_model_config(&back);
+    cr_assert(model.kind == TRAIN_MLP && model.sizes[3] == 10 && model.input_max == 16);
+    for (int cut = 0; cut < len; cut++)
+        cr_assert_lt(run_config_decode(bytes_of(bytes, (size_t)cut), &back), 0, "cut at %d", cut);
+}
+
+Test(run_config, impossible_mlps_are_refused)
+{
+    const char *why = NULL;
+    uint8_t bytes[RUN_CONFIG_BYTES_MAX];
+    for (int i = 0; i < 7; i++) {
+        struct run_config c = mlp_config(), back;
+        switch (i) {
+        case 0:
+            c.width = 64; /* of both kinds */
+            break;
+        case 1:
+            c.model.sizes[2] = 0;
+            break;
+        case 2:
+            c.model.size_count = 1;
+            break;
+        case 3:
+            c.model.input_max = (double)NAN;
+            break;
+        case 4:
+            c.model.input_max = -1;
+            break;
+        case 5:
+            c.model.kind = 7;
+            break;
+        default:
+            c.model.sizes[3] = 1;
+        }
+        cr_assert_eq(run_config_check(&c, &why), ERR_INVALID, "case %d", i);
+        cr_assert_neq(why[0], '\0');
+        int len = run_config_encode(&c, bytes, sizeof bytes);
+        cr_assert_gt(len, 0);
+        cr_assert_eq(run_config_decode(bytes_of(bytes, (size_t)len), &back), ERR_MALFORMED, "case %d", i);
+    }
+}
+
+Test(run_config, sizes_are_a_list_of_numbers)
+{
+    static const char *const wrong[] = {
+        "",     "64",    "64,",    ",64",      "64,,10",
+        "64,x", "64,-1", "64 ,10", "64,20000", "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,2"};
+    struct run_model model = {.size_count = 9};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        cr_assert_eq(run_model_parse_sizes(wrong[i], &model), ERR_INVALID, "%s", wrong[i]);
+    cr_assert_eq(model.size_count, 9);
+    cr_assert_eq(run_model_parse_sizes("3,2", &model), ERR_OK);
+    cr_assert(model.size_count == 2 && model.sizes[0] == 3 && model.sizes[1] == 2);
 }
 
 Test(run_config, every_truncation_is_refused)
@@ -56,6 +144,6 @@ Test(run_config, impossible_values_are_refused)
     c.round_ms = 10;
     cr_assert_eq(run_config_check(&c, &why), ERR_INVALID);
     c = base;
-    c.codec = 3;
+    c.codec = GOSSIP_CODEC_COUNT;
     cr_assert_eq(run_config_check(&c, &why), ERR_INVALID);
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "node/train_thread.h"
+#include "support/glyphs.h"
 #include "train/model.h"
 
 enum { TEXT_BYTES = 64 * 1024, EVENTS_MAX = 64 };
@@ -70,7 +71,8 @@ static const struct train_thread_event *await(uv_loop_t *loop, struct seen *seen
 static void post_all(struct train_thread *thread, float *weights, float *diff, uint8_t *state)
 {
     cr_assert_eq(train_thread_snapshot(thread, 1, weights), ERR_OK);
-    cr_assert_eq(train_thread_apply(thread, 2, diff), ERR_OK);
+    cr_assert_eq(train_thread_apply_span(thread, 2, (struct train_thread_span){.tensor_count = 1}, diff),
+                 ERR_OK);
     cr_assert_eq(train_thread_load(thread, 3, weights, state, 3), ERR_OK);
     cr_assert_eq(train_thread_export(thread, 4), ERR_OK);
     cr_assert_eq(train_thread_evaluate(thread, 5), ERR_OK);
@@ -153,4 +155,49 @@ Test(train_thread, a_failed_thread_refuses_and_stays_bounded)
     cr_assert_eq(seen.events[seen.count - 1].kind, TRAIN_THREAD_ENDED);
     (void)uv_run(&loop, UV_RUN_DEFAULT);
     cr_assert_eq(uv_loop_close(&loop), 0);
+}
+
+/* An MLP goes the same way: its rows are read, it takes steps, and its accuracy comes with the loss. */
+Test(train_thread, trains_an_mlp_on_rows)
+{
+    uv_loop_t loop;
+    struct seen seen = {.count = 0};
+    struct train_thread *thread;
+    static float pixels[500 * GLYPH_PIXELS];
+    static uint16_t labels[500];
+    write_text(); /* makes the path */
+    FILE *file = fopen(path, "w");
+    cr_assert_not_null(file);
+    glyphs_fill(2, 500, pixels, labels);
+    for (size_t r = 0; r < 500; r++) {
+        for (size_t i = 0; i < GLYPH_PIXELS; i++)
+            (void)fprintf(file, "%g,", (double)pixels[r * GLYPH_PIXELS + i]);
+        (void)fprintf(file, "%u\n", labels[r]);
+    }
+    cr_assert_eq(fclose(file), 0);
+    struct train_thread_config config = config_of(&seen, path);
+    config.run.width = config.run.layers = config.run.heads = config.run.context = 0;
+    config.run.batch = 32;
+    config.run.model.kind = TRAIN_MLP;
+    config.run.model.input_max = 16;
+    cr_assert_eq(run_model_parse_sizes("64,32,10", &config.run.model), ERR_OK);
+    cr_assert_gt(train_thread_memory_bytes(&config.run, 1), 64 * 32 * sizeof(float));
+    cr_assert_eq(uv_loop_init(&loop), 0);
+    cr_assert_eq(train_thread_start(&thread, &loop, &config), ERR_OK);
+    cr_assert_eq(await(&loop, &seen, 1)->kind, TRAIN_THREAD_READY, "%s", seen.events[0].text);
+    cr_assert_eq(seen.events[0].data_bytes, 500 * GLYPH_PIXELS * sizeof(float));
+    train_thread_set_progress(thread, 0.1);
+    train_thread_set_running(thread, true);
+    while (atomic_load(&train_thread_meter(thread)->steps) < 300)
+        (void)uv_run(&loop, UV_RUN_NOWAIT);
+    cr_assert_eq(train_thread_evaluate(thread, 1), ERR_OK);
+    const struct train_thread_event *event = await(&loop, &seen, 2);
+    cr_assert_eq(event->kind, TRAIN_THREAD_EVALUATED);
+    cr_assert(event->accuracy > 0.9 && event->loss < 1, "accuracy %g, loss %g", event->accuracy, event->loss);
+    train_thread_end(thread);
+    cr_assert_eq(await(&loop, &seen, 3)->kind, TRAIN_THREAD_ENDED);
+    train_thread_stop(thread);
+    (void)uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert_eq(uv_loop_close(&loop), 0);
+    cr_assert_eq(unlink(path), 0);
 }

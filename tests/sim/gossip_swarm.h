@@ -1,157 +1,15 @@
-/* A swarm of gossip cores in virtual time: one seed, links with latency, rate, resets and failed opens, nodes
- * that freeze, and the part of node/ that drives rounds.  Checks as it goes that every round has exactly one
- * outcome, in time, that blobs arrive intact and that committed pairs keep their sum. */
+/* A swarm of gossip cores in virtual time: one seed, links with latency, rate, resets, silent death and
+ * failed opens, nodes that freeze, merge threads that stall, and the part of node/ that drives rounds. Checks
+ * as it goes that every round has exactly one outcome, in time, that at most two are open and of different
+ * fragments, that blobs and repairs arrive intact and that committed pairs keep their sum. */
 #ifndef DUNLIN_TESTS_GOSSIP_SWARM_H
 #define DUNLIN_TESTS_GOSSIP_SWARM_H
 
-#include <criterion/criterion.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/hash.h"
-#include "base/heap.h"
-#include "base/rng.h"
-#include "gossip/exchange.h"
-#include "gossip/merge/job.h"
 #include "gossip/pairing.h"
-
-enum {
-    SWARM_MAX = 24,
-    SWARM_ROUNDS = 64,
-    SWARM_PARAMS = 20000, /* fp32: two fragments */
-    SWARM_SLOTS = 4,      /* snapshots kept by a node */
-    SWARM_LINKS = 4096,
-    SWARM_WINDOW = 150000,
-};
-
-#define MS UINT64_C(1000000)
-
-enum swarm_kind {
-    EV_TICK,
-    EV_ROUND,
-    EV_ENCODED,
-    EV_MERGED,
-    EV_OPENED,
-    EV_OPEN_FAILED,
-    EV_FRAME,
-    EV_CLOSED,
-    EV_ROOM
-};
-
-struct swarm_event {
-    struct heap_order order; /* by time, then first in, first out */
-    enum swarm_kind kind;
-    size_t node;
-    uint64_t a, b; /* link or tag or round */
-    uint8_t *frame;
-    size_t len;
-};
-
-struct swarm_link {
-    size_t ends[2]; /* opener, acceptor */
-    bool accepted, dead[2];
-    uint64_t last[2]; /* delivery time of the last frame towards the end */
-    size_t flying[2]; /* bytes on the way towards the end */
-};
-
-struct swarm_snapshot {
-    uint64_t round;
-    bool lent, used;
-    enum gossip_codec codec;
-    float *theta, *result;
-    bool merged; /* without a clip */
-    size_t partner;
-    enum gossip_codec partner_codec;
-    struct bytes partner_blob; /* lent by MERGE */
-    uint8_t *blob;
-    size_t len;
-};
-
-struct swarm_outcome {
-    unsigned count;
-    enum gossip_solo solo; /* 0: merged */
-    size_t partner;
-    uint64_t at;
-};
-
-struct swarm_node {
-    struct id id;
-    struct gossip *g;
-    void *block;
-    uint64_t next_boundary, round_epoch; /* round_epoch voids timers that were overtaken */
-    uint64_t frozen_until, thawed_at, thawed_before;
-    uint64_t armed;
-    float *phi, *delta, *diff;
-    struct gossip_history history;
-    struct swarm_snapshot slots[SWARM_SLOTS];
-    struct swarm_outcome outcomes[SWARM_ROUNDS];
-    uint64_t began[SWARM_ROUNDS];
-    uint64_t lent, released, advances, phases, behinds;
-};
-
-struct swarm_faults {
-    double reset_per_frame, open_fails, freeze_per_round;
-    uint64_t latency_min, latency_max, freeze_max, start_spread;
-    double bytes_per_ns;
-};
-
-struct swarm {
-    size_t count;
-    uint64_t now, seq, round_ns, last_round;
-    struct swarm_faults faults;
-    struct rng_seeded stream;
-    struct rng rng;
-    struct gossip_tensor tensors[2];
-    struct gossip_layout layout;
-    struct id run;
-    struct swarm_node nodes[SWARM_MAX];
-    struct swarm_link links[SWARM_LINKS];
-    size_t link_count;
-    struct heap heap; /* of struct swarm_event */
-    uint64_t pair_checks, asymmetric;
-    struct id trace; /* hash over outcomes: the same seed gives the same one */
-};
+#include "sim/swarm_work.h"
 
 static void swarm_drain(struct swarm *s, size_t node);
-
-static bool swarm_chance(struct swarm *s, double probability)
-{
-    return probability > 0 && (double)rng_u32(&s->rng) < probability * 4294967296.0;
-}
-
-static uint64_t swarm_between(struct swarm *s, uint64_t low, uint64_t high)
-{
-    return low + rng_below(&s->rng, high - low + 1);
-}
-
-/* An event that comes back, having waited, keeps its place among those of its time. */
-static void swarm_push(struct swarm *s, struct swarm_event event)
-{
-    if (event.order.tie == 0)
-        event.order.tie = ++s->seq;
-    if (heap_push(&s->heap, &event))
-        return;
-    s->heap.cap = s->heap.cap == 0 ? 1024 : 2 * s->heap.cap;
-    s->heap.items = realloc(s->heap.items, s->heap.cap * sizeof event);
-    cr_assert_not_null(s->heap.items);
-    cr_assert(heap_push(&s->heap, &event));
-}
-
-static struct swarm_event swarm_pop(struct swarm *s)
-{
-    struct swarm_event top;
-    cr_assert(heap_pop(&s->heap, &top));
-    return top;
-}
-
-static size_t swarm_index(const struct swarm *s, const struct id *id)
-{
-    for (size_t i = 0; i < s->count; i++)
-        if (id_equal(&s->nodes[i].id, id))
-            return i;
-    cr_assert_fail("unknown id");
-    return 0;
-}
 
 /* --- links
  * -------------------------------------------------------------------------------------------------- */
@@ -169,6 +27,8 @@ static size_t swarm_side(const struct swarm_link *link, size_t node)
 static void swarm_close(struct swarm *s, uint64_t index, size_t side, int err, uint64_t at)
 {
     struct swarm_link *link = &s->links[index];
+    if (link->silent)
+        return;
     swarm_push(
         s,
         (struct swarm_event){
@@ -179,9 +39,15 @@ static void swarm_send(struct swarm *s, size_t node, uint64_t index, struct byte
 {
     struct swarm_link *link = &s->links[index];
     size_t to = 1 - swarm_side(link, node);
+    link->silent |= swarm_chance(s, s->faults.silence_per_frame);
+    if (link->silent) { /* what is written piles up until the window is full */
+        link->flying[to] += frame.len;
+        return;
+    }
     if (swarm_chance(s, s->faults.reset_per_frame)) { /* the connection breaks: both ends learn it, in time */
         swarm_close(s, index, 0, ERR_CLOSED, s->now + swarm_latency(s));
         swarm_close(s, index, 1, ERR_CLOSED, s->now + swarm_latency(s));
+        link->silent = true;
         return;
     }
     uint64_t start = link->last[to] > s->now ? link->last[to] : s->now;
@@ -268,10 +134,14 @@ static void swarm_begin(struct swarm *s, size_t node, uint64_t round)
         return;
     swarm_view(s, round, &view);
     n->began[round] = s->now;
+    n->newest = round;
     n->next_boundary = s->now + s->round_ns;
     n->round_epoch++;
     swarm_push(s, (struct swarm_event){
                       .order.key = n->next_boundary, .kind = EV_ROUND, .node = node, .a = n->round_epoch});
+    struct id partner;
+    bool paired = gossip_pair(&s->run, round, (unsigned)s->layout.fragment_count, &view, &n->id, &partner);
+    n->partners[round] = paired ? swarm_index(s, &partner) : SIZE_MAX;
     cr_assert_eq(gossip_round(n->g, s->now, round, &view), 0);
     swarm_push(s, (struct swarm_event){.order.key = s->now + swarm_between(s, MS, 20 * MS),
                                        .kind = EV_ENCODED,
@@ -284,35 +154,28 @@ static void swarm_begin(struct swarm *s, size_t node, uint64_t round)
     }
 }
 
-static void swarm_encoded(struct swarm *s, size_t node, uint64_t round)
+/* When the merge thread has an answer: soon, or after a stall. */
+static void swarm_answer(struct swarm *s, size_t node, enum swarm_kind kind, uint64_t round)
 {
-    struct swarm_node *n = &s->nodes[node];
-    struct swarm_snapshot *slot = &n->slots[round % SWARM_SLOTS];
-    cr_assert_not(slot->lent, "blob of round %llu still lent", (unsigned long long)slot->round);
-    slot->round = round;
-    slot->used = true;
-    slot->merged = false;
-    slot->codec = (enum gossip_codec)((node + round) % GOSSIP_CODEC_COUNT);
-    slot->len = (size_t)s->layout.encoded_bytes[slot->codec];
-    for (size_t i = 0; i < SWARM_PARAMS; i++)
-        slot->theta[i] = n->phi[i] + 1e-3f * (float)(int8_t)(i * 31 + node * 7 + round * 13);
-    cr_assert_eq(gossip_encode(slot->codec, s->tensors, 2, slot->theta, slot->blob, slot->len), 0);
-    int result =
-        gossip_set_outgoing(n->g, s->now, round, slot->codec, bytes_of(slot->blob, slot->len), round);
-    cr_assert(result == 0 || result == ERR_STALE);
-    slot->lent = result == 0;
-    n->lent += result == 0;
+    bool stalls = swarm_chance(s, s->faults.stall_per_answer);
+    uint64_t delay = stalls ? swarm_between(s, s->round_ns, 3 * s->round_ns) : swarm_between(s, MS, 10 * MS);
+    swarm_push(s, (struct swarm_event){.order.key = s->now + delay, .kind = kind, .node = node, .a = round});
 }
 
 static void swarm_outcome(struct swarm *s, size_t node, const struct gossip_event *e)
 {
     struct swarm_node *n = &s->nodes[node];
     struct swarm_outcome *o = &n->outcomes[e->round];
-    uint64_t deadline = n->began[e->round] + s->round_ns / 2;
+    uint64_t half_cycle = s->layout.fragment_count * s->round_ns / 2;
+    uint64_t limit = half_cycle < 3 * s->round_ns / 2 ? half_cycle : 3 * s->round_ns / 2;
+    uint64_t deadline = n->began[e->round] + limit;
     o->count++;
     o->at = s->now;
     o->solo = e->kind == GOSSIP_EVENT_SOLO ? e->solo : 0;
     o->partner = id_is_zero(&e->peer) ? SIZE_MAX : swarm_index(s, &e->peer);
+    if (o->solo == GOSSIP_SOLO_FAR)
+        n->far[o->partner] = true;
+    cr_assert_eq(e->fragment, e->round % s->layout.fragment_count);
     cr_assert_eq(o->count, 1, "round %llu had two outcomes", (unsigned long long)e->round);
     cr_assert(s->now <= deadline || s->now == n->thawed_at || s->now == n->thawed_before,
               "node %zu waited past its deadline in round %llu", node, (unsigned long long)e->round);
@@ -334,16 +197,32 @@ static void swarm_advance(struct swarm *s, size_t node, uint64_t round)
 static void swarm_take(struct swarm *s, size_t node, const struct gossip_event *e)
 {
     struct swarm_node *n = &s->nodes[node];
+    struct swarm_snapshot *slot = &n->slots[e->round % SWARM_SLOTS];
     switch (e->kind) {
     case GOSSIP_EVENT_MERGE:
         swarm_outcome(s, node, e);
-        n->slots[e->round % SWARM_SLOTS].partner_blob = e->blob;
-        n->slots[e->round % SWARM_SLOTS].partner_codec = e->codec;
-        n->slots[e->round % SWARM_SLOTS].partner = swarm_index(s, &e->peer);
+        slot->partner_blob = e->blob;
+        slot->partner_repair = e->repair;
+        slot->partner_list = e->list;
+        slot->partner_codec = e->codec;
+        slot->partner = swarm_index(s, &e->peer);
         swarm_push(s, (struct swarm_event){.order.key = s->now + swarm_between(s, MS, s->round_ns / 4),
                                            .kind = EV_MERGED,
                                            .node = node,
                                            .a = e->round});
+        break;
+    case GOSSIP_EVENT_DECODE:
+        cr_assert_eq(slot->round, e->round);
+        slot->decode_blob = e->blob;
+        slot->partner_codec = e->codec;
+        slot->partner = swarm_index(s, &e->peer);
+        swarm_answer(s, node, EV_DECODED, e->round);
+        break;
+    case GOSSIP_EVENT_REPAIR:
+        cr_assert_eq(slot->round, e->round);
+        slot->repair_list = e->list;
+        slot->partner = swarm_index(s, &e->peer);
+        swarm_answer(s, node, EV_REPAIRED, e->round);
         break;
     case GOSSIP_EVENT_SOLO:
         swarm_outcome(s, node, e);
@@ -368,7 +247,9 @@ static void swarm_take(struct swarm *s, size_t node, const struct gossip_event *
         break;
     case GOSSIP_EVENT_RELEASE:
         n->released++;
-        n->slots[e->cookie % SWARM_SLOTS].lent = false;
+        slot = &n->slots[e->cookie / LOANS % SWARM_SLOTS];
+        cr_assert(slot->round == e->cookie / LOANS && slot->lent[e->cookie % LOANS]);
+        slot->lent[e->cookie % LOANS] = false;
         break;
     case GOSSIP_EVENT_STATE:
     case GOSSIP_EVENT_FETCH_FAILED:
@@ -376,45 +257,22 @@ static void swarm_take(struct swarm *s, size_t node, const struct gossip_event *
     }
 }
 
-/* The merge thread: the blob must be the partner's, and when both sides have merged, their sum is the
- * snapshots'. */
-static void swarm_merged(struct swarm *s, size_t node, uint64_t round)
-{
-    struct swarm_node *n = &s->nodes[node];
-    struct swarm_snapshot *own = &n->slots[round % SWARM_SLOTS];
-    struct swarm_snapshot *theirs = &s->nodes[own->partner].slots[round % SWARM_SLOTS];
-    struct gossip_merge_report report;
-    cr_assert(own->round == round && theirs->round == round);
-    cr_assert(own->partner_codec == theirs->codec && own->partner_blob.len == theirs->len);
-    cr_assert_eq(memcmp(own->partner_blob.data, theirs->blob, theirs->len), 0,
-                 "the blob is not what was sent");
-    struct gossip_merge_input in = {.tensors = s->tensors,
-                                    .tensor_count = 2,
-                                    .outer = gossip_outer_plain(),
-                                    .partner_weight = 0.5f,
-                                    .own_round = round,
-                                    .partner_round = round,
-                                    .theta = own->theta,
-                                    .own_codec = own->codec,
-                                    .own_blob = bytes_of(own->blob, own->len),
-                                    .partner_codec = own->partner_codec,
-                                    .partner_blob = own->partner_blob};
-    int result = gossip_merge_job(&in, &n->history, n->phi, n->delta, n->diff, &report);
-    cr_assert_eq(result, 0);
-    memcpy(own->result, n->phi, SWARM_PARAMS * sizeof(float));
-    own->merged = report.scale == 1.0f;
-    cr_assert_eq(gossip_merge_done(n->g, s->now, round, result), 0);
-    if (!own->merged || !theirs->merged)
-        return;
-    s->pair_checks++;
-    for (size_t i = 0; i < SWARM_PARAMS; i++) {
-        float before = own->theta[i] + theirs->theta[i], after = own->result[i] + theirs->result[i];
-        cr_assert(before - after < 1e-5f && after - before < 1e-5f, "sum of pair moved at %zu", i);
-    }
-}
-
 /* --- the loop
  * ----------------------------------------------------------------------------------------------- */
+
+/* At most two rounds without an outcome, of different fragments. */
+static void swarm_check_open(const struct swarm *s, const struct swarm_node *n)
+{
+    size_t open = 0, fragments = 0;
+    for (uint64_t r = n->newest < 16 ? 1 : n->newest - 15; r <= n->newest && n->newest > 0; r++) {
+        if (n->began[r] == 0 || n->outcomes[r].count > 0)
+            continue;
+        cr_assert_eq(fragments >> r % s->layout.fragment_count & 1, 0);
+        fragments |= (size_t)1 << r % s->layout.fragment_count;
+        open++;
+    }
+    cr_assert_leq(open, GOSSIP_LANES);
+}
 
 static void swarm_drain(struct swarm *s, size_t node)
 {
@@ -426,6 +284,7 @@ static void swarm_drain(struct swarm *s, size_t node)
         swarm_take(s, node, &event);
     while (gossip_poll_action(n->g, s->now, &action))
         swarm_act(s, node, &action);
+    swarm_check_open(s, n);
     gossip_check_invariants(n->g);
     cr_assert_not(gossip_poll_event(n->g, &event));
     uint64_t deadline = gossip_deadline_ns(n->g);
@@ -475,6 +334,12 @@ static void swarm_step(struct swarm *s, const struct swarm_event *e)
     case EV_ENCODED:
         swarm_encoded(s, e->node, e->a);
         break;
+    case EV_DECODED:
+        swarm_decoded(s, e->node, e->a);
+        break;
+    case EV_REPAIRED:
+        swarm_repaired(s, e->node, e->a);
+        break;
     case EV_MERGED:
         swarm_merged(s, e->node, e->a);
         break;
@@ -518,20 +383,34 @@ static void swarm_run(struct swarm *s)
     }
 }
 
-static void swarm_init(struct swarm *s, size_t count, uint64_t rounds, uint64_t seed,
+/* Tensors of very different sizes, the last ones tiny. */
+static void swarm_shape(struct swarm *s)
+{
+    size_t left = SWARM_PARAMS, offset = 0;
+    for (size_t i = 0; i < SWARM_TENSORS; i++) {
+        size_t count = i + 1 == SWARM_TENSORS ? left : left / 5 + i % 3;
+        s->tensors[i] =
+            (struct gossip_tensor){offset, count, i % 2 == 0 ? GOSSIP_TENSOR_MATRIX : GOSSIP_TENSOR_VECTOR};
+        offset += count;
+        left -= count;
+    }
+    cr_assert_eq(gossip_layout_of(s->tensors, SWARM_TENSORS, s->fragments, &s->layout), 0);
+}
+
+static void swarm_init(struct swarm *s, size_t count, size_t fragments, uint64_t rounds, uint64_t seed,
                        struct swarm_faults faults)
 {
     memset(s, 0, sizeof *s);
     s->heap = heap_of(NULL, sizeof(struct swarm_event), 0);
     s->count = count;
+    s->fragments = fragments;
     s->last_round = rounds;
     s->round_ns = 1000 * MS;
     s->faults = faults;
     rng_seeded_init(&s->stream, seed);
     s->rng = rng_of_seeded(&s->stream);
-    s->tensors[0] = (struct gossip_tensor){0, SWARM_PARAMS - 100, GOSSIP_TENSOR_MATRIX};
-    s->tensors[1] = (struct gossip_tensor){SWARM_PARAMS - 100, 100, GOSSIP_TENSOR_VECTOR};
-    cr_assert_eq(gossip_layout_of(s->tensors, 2, &s->layout), 0);
+    cr_assert_lt(rounds, SWARM_ROUNDS);
+    swarm_shape(s);
     rng_fill(&s->rng, &s->run, sizeof s->run);
     for (size_t i = 0; i < count; i++) {
         struct swarm_node *n = &s->nodes[i];
@@ -546,13 +425,15 @@ static void swarm_init(struct swarm *s, size_t count, uint64_t rounds, uint64_t 
         n->g = gossip_init(n->block, gossip_size_bytes(&config), &config);
         n->phi = calloc(SWARM_PARAMS, sizeof(float));
         n->delta = calloc(SWARM_PARAMS, sizeof(float));
-        n->diff = calloc(SWARM_PARAMS, sizeof(float));
         for (size_t k = 0; k < SWARM_PARAMS; k++)
-            n->phi[k] = (float)((k * 37 + i * 11) % 101) / 101.0f;
+            n->phi[k] = (float)((k * 37 + (k / 900 % 7 == 0 ? i * 11 : 0)) % 101) / 101.0f;
         for (size_t k = 0; k < SWARM_SLOTS; k++) {
             n->slots[k].theta = calloc(SWARM_PARAMS, sizeof(float));
             n->slots[k].result = calloc(SWARM_PARAMS, sizeof(float));
             n->slots[k].blob = malloc(4 * SWARM_PARAMS);
+            n->slots[k].list = malloc(2 * SWARM_BLOCKS);
+            n->slots[k].wanted = calloc(SWARM_BLOCKS, sizeof(uint32_t));
+            n->slots[k].repair = malloc(2 * SWARM_PARAMS);
         }
         swarm_push(s, (struct swarm_event){.order.key = swarm_between(s, 1, 1 + faults.start_spread),
                                            .kind = EV_ROUND,
@@ -568,6 +449,8 @@ static void swarm_check_end(struct swarm *s)
     for (size_t i = 0; i < s->count; i++) {
         struct swarm_node *n = &s->nodes[i];
         cr_assert_eq(n->lent, n->released);
+        cr_assert_leq(gossip_counters(n->g)->commit_wait_max_ns,
+                      2 * s->round_ns + s->faults.freeze_max); /* the window is bounded */
         unconfirmed += gossip_counters(n->g)->solo[GOSSIP_SOLO_UNCONFIRMED];
         for (uint64_t r = 1; r <= s->last_round; r++) {
             const struct swarm_outcome *o = &n->outcomes[r];
@@ -594,10 +477,12 @@ static void swarm_deinit(struct swarm *s)
             free(n->slots[k].theta);
             free(n->slots[k].result);
             free(n->slots[k].blob);
+            free(n->slots[k].list);
+            free(n->slots[k].wanted);
+            free(n->slots[k].repair);
         }
         free(n->phi);
         free(n->delta);
-        free(n->diff);
         free(n->block);
     }
     free(s->heap.items);

@@ -53,6 +53,8 @@ Test(cli_args, become_parameters)
     expect("ping abcd --count 3", "{\"id\":\"abcd\",\"count\":3}");
     expect("ping --count=3 abcd", "{\"id\":\"abcd\",\"count\":3}");
     expect("run join abcd --data /x --isolated", "{\"run\":\"abcd\",\"data\":\"/x\",\"isolated\":true}");
+    expect("run create --data /x --layers 3", "{\"data\":\"/x\",\"layers\":3}");
+    expect("run create --model mlp --layers 64,32,10", "{\"model\":\"mlp\",\"layers\":\"64,32,10\"}");
     expect("run create --data /x --lr 0.001 --no-train", "{\"data\":\"/x\",\"lr\":0.001,\"train\":false}");
     expect("state get abcd efgh 0", "{\"run\":\"abcd\",\"author\":\"efgh\",\"slot\":0}");
     expect("sample abcd --prompt=--help --length 5", "{\"run\":\"abcd\",\"prompt\":\"--help\",\"length\":5}");

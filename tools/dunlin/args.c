@@ -18,6 +18,20 @@ static json_t *count_of(const char *text)
     return good ? json_integer(value) : NULL;
 }
 
+/* "3" as a number, "64,64,10" as it stands: it is taken apart where it is used. */
+static json_t *layers_of(const char *text)
+{
+    if (strchr(text, ',') == NULL)
+        return count_of(text);
+    bool digit = false; /* the last character was one */
+    for (const char *at = text; *at != '\0'; at++) {
+        if ((*at < '0' || *at > '9') && !(*at == ',' && digit))
+            return NULL;
+        digit = *at != ',';
+    }
+    return digit ? json_string(text) : NULL;
+}
+
 static json_t *number_of(const char *text)
 {
     char *end = NULL;
@@ -87,6 +101,8 @@ json_t *command_value(enum value_kind kind, const char *text)
         return json_false();
     case VALUE_COUNT:
         return count_of(text);
+    case VALUE_LAYERS:
+        return layers_of(text);
     case VALUE_NUMBER:
         return number_of(text);
     case VALUE_TEXT:
@@ -108,6 +124,8 @@ const char *command_value_expected(enum value_kind kind)
     switch (kind) {
     case VALUE_COUNT:
         return "a whole number of at least 0";
+    case VALUE_LAYERS:
+        return "a whole number, or for an mlp a list such as 64,64,32,10";
     case VALUE_NUMBER:
         return "a number";
     case VALUE_PATH:

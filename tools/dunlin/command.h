@@ -34,6 +34,7 @@ enum value_kind {
     VALUE_FLAG,     /* no value; true */
     VALUE_FLAG_OFF, /* no value; false */
     VALUE_COUNT,    /* integer of at least 0 */
+    VALUE_LAYERS,   /* the same, or a list of two or more with commas, which stays text */
     VALUE_NUMBER,   /* decimal number */
     VALUE_TEXT,
     VALUE_PATH,    /* made absolute, since the daemon works in another directory */
@@ -71,6 +72,9 @@ struct command {
     const char *details; /* paragraphs for --help, or NULL */
     struct argument arguments[COMMAND_ARGUMENTS_MAX + 1];
     const struct option *options; /* or NULL */
+    /* Completes the parameters before they are sent, or NULL.  Returns an exit code; what was wrong was
+     * written to stderr. */
+    int (*prepare)(json_t *params);
     /* Either the daemon's method with a function that shows one answer, */
     const char *method;
     void (*show)(const json_t *result);
@@ -109,6 +113,9 @@ MUST_USE int command_common_option(struct cli *cli, int argc, char *const argv[]
 json_t *command_value(enum value_kind kind, const char *text);
 /* What command_value expects, for messages: "a number of at least 0". */
 const char *command_value_expected(enum value_kind kind);
+
+/* run create: what an MLP needs to know of its data is read from it (create.c). */
+int prepare_create(json_t *params);
 
 /* Commands that need no daemon (local.c, compare.c). */
 /* Prints a result the way the daemon's are printed, takes it, and returns the exit code. */

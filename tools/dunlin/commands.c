@@ -16,29 +16,41 @@ static const struct option speed_options[] = {
 };
 
 static const struct option create_options[] = {
-    {"--data", "data", VALUE_PATH, "PATH", "text to train on: a file, or a directory of files (needed)"},
+    {"--data", "data", VALUE_PATH, "PATH",
+     "what to train on, a file or a directory: text, or for an mlp CSV or IDX (needed)"},
+    {"--model", "model", VALUE_TEXT, "KIND",
+     "transformer, which writes text (default), or mlp, a classifier"},
     {"--name", "name", VALUE_TEXT, "NAME", "name shown in tables"},
     {"--width", "width", VALUE_COUNT, "N", "width of the model"},
-    {"--layers", "layers", VALUE_COUNT, "N", "transformer layers"},
+    {"--layers", "layers", VALUE_LAYERS, "N",
+     "transformer layers; for an mlp its sizes, such as 64,64,32,10 (default: from the data)"},
     {"--heads", "heads", VALUE_COUNT, "N", "attention heads a layer"},
     {"--context", "context", VALUE_COUNT, "N", "bytes of text the model sees"},
-    {"--batch", "batch", VALUE_COUNT, "N", "sequences a step"},
+    {"--label", "label", VALUE_TEXT, "NAME", "column of an mlp's classes in CSV (default: the last)"},
+    {"--input-max", "input_max", VALUE_NUMBER, "X",
+     "an mlp's inputs are divided by it (default: the data's largest)"},
+    {"--batch", "batch", VALUE_COUNT, "N", "sequences, or rows, a step"},
     {"--round-ms", "round_ms", VALUE_COUNT, "MS", "length of a round"},
     {"--rounds", "rounds", VALUE_COUNT, "N", "stop after so many rounds (default 10000)"},
     {"--lr", "lr", VALUE_NUMBER, "X", "highest learning rate"},
     {"--seed", "seed", VALUE_COUNT, "N", "seed of the initial weights"},
-    {"--codec", "codec", VALUE_TEXT, "NAME", "how weights travel: fp32, bf16 or int8"},
+    {"--fragments", "fragments", VALUE_COUNT, "N",
+     "parts of the model, exchanged in turn, one a round (default 5)"},
+    {"--codec", "codec", VALUE_TEXT, "NAME",
+     "how weights travel: auto (default), fp32, bf16, int8, mod4, mod3, mod2"},
     {"--alpha", "alpha", VALUE_NUMBER, "X", "outer momentum"},
     {"--beta", "beta", VALUE_NUMBER, "X", "outer learning rate"},
     {"--gamma", "gamma", VALUE_NUMBER, "X", "pull towards the partner"},
     {"--no-train", "train", VALUE_FLAG_OFF, NULL, "create the run and do not train here"},
     {"--isolated", "isolated", VALUE_FLAG, NULL, "train without ever merging, to compare"},
+    {"--init-seed", "init_seed", VALUE_COUNT, "N", "start this member from other weights, to compare"},
     {0},
 };
 
 static const struct option join_options[] = {
-    {"--data", "data", VALUE_PATH, "PATH", "text to train on: a file, or a directory of files"},
+    {"--data", "data", VALUE_PATH, "PATH", "what to train on, of the kind the run asks for"},
     {"--isolated", "isolated", VALUE_FLAG, NULL, "train without ever merging, to compare"},
+    {"--init-seed", "init_seed", VALUE_COUNT, "N", "start this member from other weights, to compare"},
     {0},
 };
 
@@ -59,7 +71,8 @@ static const struct option limit_options[] = {
 };
 
 static const struct option compare_options[] = {
-    {"--data", "data", VALUE_PATH, "PATH", "text whose validation part the models are measured on"},
+    {"--data", "data", VALUE_PATH, "PATH", "data whose validation part the models are measured on"},
+    {"--label", "label", VALUE_TEXT, "NAME", "column of the classes in CSV (default: the last)"},
     {0},
 };
 
@@ -127,6 +140,7 @@ const struct command cli_commands[] = {
          "Prints the run's id, which others give to 'dunlin run join'. What is not given takes the default\n"
          "that the daemon chooses; 'dunlin run show' tells it.",
      .options = create_options,
+     .prepare = prepare_create,
      .settles = true,
      .method = "run.create",
      .show = show_run_created},

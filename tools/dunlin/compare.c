@@ -17,10 +17,11 @@ enum {
 struct comparison {
     const json_t *files;
     struct train_layout layout;
-    struct train_data *data;
-    struct trainer trainer; /* evaluates; its own weights are not used */
-    float *params;          /* one model at a time [arena_floats] */
-    double *mean;           /* of all models [arena_floats] */
+    struct train_data *data;       /* of transformers */
+    struct train_samples *samples; /* of MLPs */
+    struct trainer trainer;        /* evaluates; its own weights are not used */
+    float *params;                 /* one model at a time [arena_floats] */
+    double *mean;                  /* of all models [arena_floats] */
     char why[MODEL_WHY_SIZE];
 };
 
@@ -48,7 +49,7 @@ static int prepare_layout(struct comparison *c)
     return ERR_OK;
 }
 
-static int prepare_trainer(struct comparison *c, const char *text)
+static int open_transformer(struct comparison *c, const char *text)
 {
     struct allocator heap = allocator_system();
     struct train_data_config data = {.path = text, .context = c->layout.model.context};
@@ -58,7 +59,31 @@ static int prepare_trainer(struct comparison *c, const char *text)
     struct trainer_options options = trainer_options_default();
     options.model = c->layout.model;
     options.threads = COMPARE_THREADS;
-    code = trainer_create_builtin(&options, c->data, &heap, &c->trainer);
+    return trainer_create_builtin(&options, c->data, &heap, &c->trainer);
+}
+
+static int open_mlp(struct comparison *c, const char *path, const char *label)
+{
+    const struct train_model_config *model = &c->layout.model;
+    const struct train_samples_config rows = {.path = path,
+                                              .label = label,
+                                              .inputs = model->sizes[0],
+                                              .classes = model->sizes[model->size_count - 1],
+                                              .input_max = model->input_max};
+    struct allocator heap = allocator_system();
+    int code = train_samples_open(&rows, &heap, &c->samples, c->why, sizeof(c->why));
+    if (code < 0)
+        return code;
+    struct trainer_options options = trainer_options_mlp(model);
+    options.threads = COMPARE_THREADS;
+    return trainer_create_mlp(&options, c->samples, &heap, &c->trainer);
+}
+
+static int prepare_trainer(struct comparison *c, const char *data, const char *label)
+{
+    int code = c->layout.model.kind == TRAIN_MLP ? open_mlp(c, data, label) : open_transformer(c, data);
+    if (code < 0 && c->why[0] != '\0')
+        return code;
     c->params = calloc(c->layout.arena_floats, sizeof(*c->params));
     c->mean = calloc(c->layout.arena_floats, sizeof(*c->mean));
     if (code < 0 || c->params == NULL || c->mean == NULL) {
@@ -75,14 +100,17 @@ static int measure_each(struct comparison *c, json_t *models)
     size_t count = json_array_size(c->files);
     for (size_t i = 0; i < count; i++) {
         int code = model_file_load(file_at(c, i), &c->layout, c->params, c->why);
-        double loss = NAN;
+        struct trainer_score score = {.loss = NAN};
         if (code == ERR_OK)
-            code = trainer_evaluate(&c->trainer, c->params, &loss);
+            code = trainer_score(&c->trainer, c->params, &score);
         if (code < 0)
             return code;
         for (size_t at = 0; at < c->layout.arena_floats; at++)
             c->mean[at] += (double)c->params[at] / (double)count;
-        json_t *one = json_pack("{s:s, s:f}", "file", file_at(c, i), "val_loss", loss);
+        json_t *one = json_pack("{s:s, s:f}", "file", file_at(c, i), "val_loss", score.loss);
+        if (one != NULL && isfinite(score.accuracy) &&
+            json_object_set_new(one, "val_accuracy", json_real(score.accuracy)) != 0)
+            return ERR_NO_MEMORY;
         if (json_array_append_new(models, one) != 0)
             return ERR_NO_MEMORY;
     }
@@ -129,54 +157,66 @@ static int measure(struct comparison *c, json_t *result)
         return code;
     for (size_t at = 0; at < c->layout.arena_floats; at++)
         c->params[at] = (float)c->mean[at];
-    double merged = NAN;
-    code = trainer_evaluate(&c->trainer, c->params, &merged);
+    struct trainer_score merged = {.loss = NAN};
+    code = trainer_score(&c->trainer, c->params, &merged);
     if (code < 0)
         return code;
     double distance = 0;
     code = measure_distances(c, models, &distance);
     if (code < 0)
         return code;
-    return json_object_update_new(
-               result, json_pack("{s:f, s:f}", "merged_val_loss", merged, "replica_distance", distance)) == 0
+    if (isfinite(merged.accuracy) &&
+        json_object_set_new(result, "merged_val_accuracy", json_real(merged.accuracy)) != 0)
+        return ERR_NO_MEMORY;
+    return json_object_update_new(result, json_pack("{s:f, s:f}", "merged_val_loss", merged.loss,
+                                                    "replica_distance", distance)) == 0
                ? ERR_OK
                : ERR_NO_MEMORY;
+}
+
+/* An accuracy in percent, or "-" for models that have none. */
+static struct text_short share_of(const json_t *object, const char *key)
+{
+    return text_fixed(100 * value_number(object, key, NAN), 2);
 }
 
 static void show_comparison(const json_t *result)
 {
     const json_t *models = json_object_get(result, "models");
     struct table table;
-    table_init(&table, "model|>val loss|>from the mean");
+    table_init(&table, "model|>val loss|>right|>from the mean");
     for (size_t i = 0; i < json_array_size(models); i++) {
         const json_t *one = json_array_get(models, i);
         table_cell(&table, "%s", value_text(one, "file", "-"));
         table_cell(&table, "%s", text_fixed(value_number(one, "val_loss", NAN), 4).text);
+        table_cell(&table, "%s", share_of(one, "val_accuracy").text);
         table_cell(&table, "%.2f %%", 100 * value_number(one, "distance", NAN));
     }
     table_cell(&table, "their mean");
     table_cell(&table, "%s", text_fixed(value_number(result, "merged_val_loss", NAN), 4).text);
+    table_cell(&table, "%s", share_of(result, "merged_val_accuracy").text);
     table_cell(&table, "(%.2f %%)", 100 * value_number(result, "replica_distance", NAN));
     table_finish(&table, "");
 }
 
 int local_compare(const struct cli *cli, const json_t *params)
 {
-    const char *text = value_text(params, "data", NULL);
-    if (text == NULL) {
-        (void)fprintf(stderr, "dunlin checkpoint compare: give the text to measure on with --data PATH\n");
+    const char *data = value_text(params, "data", NULL);
+    if (data == NULL) {
+        (void)fprintf(stderr, "dunlin checkpoint compare: give the data to measure on with --data PATH\n");
         return EXIT_USAGE;
     }
     struct comparison c = {.files = json_object_get(params, "files")};
     json_t *result = json_pack("{s:[]}", "models");
     int code = result == NULL ? ERR_NO_MEMORY : prepare_layout(&c);
     if (code == ERR_OK)
-        code = prepare_trainer(&c, text);
+        code = prepare_trainer(&c, data, value_text(params, "label", NULL));
     if (code == ERR_OK)
         code = measure(&c, result);
     if (c.trainer.ops != NULL)
         trainer_destroy(&c.trainer);
     train_data_close(c.data);
+    train_samples_close(c.samples);
     free(c.params);
     free(c.mean);
     if (code == ERR_OK)

@@ -1,5 +1,6 @@
 /* Commands that need no daemon. */
 #include <inttypes.h>
+#include <math.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,6 +74,9 @@ static void show_verified(const json_t *result)
         text_field("run", "%s", value_text(result, "run", "-"));
     if (value_present(result, "round"))
         text_field("round", "%" PRIu64, value_count(result, "round"));
+    if (value_present(result, "sizes"))
+        text_field("shape", "mlp %s, inputs divided by %s", value_text(result, "sizes", "-"),
+                   text_fixed(value_number(result, "input_max", NAN), 3).text);
     if (value_present(result, "width"))
         text_field("shape", "width %" PRIu64 ", %" PRIu64 " layers, %" PRIu64 " heads, context %" PRIu64,
                    value_count(result, "width"), value_count(result, "layers"), value_count(result, "heads"),
@@ -125,6 +129,13 @@ static json_t *verify_safetensors(const char *path, char why[MODEL_WHY_SIZE])
     free(params);
     if (code < 0)
         return NULL;
+    if (model.kind == TRAIN_MLP) {
+        char shape[TRAIN_SHAPE_SIZE];
+        train_model_shape(&model, shape, sizeof(shape));
+        return json_pack("{s:s, s:s, s:I, s:s, s:s, s:f}", "path", path, "kind", "safetensors", "params",
+                         (json_int_t)layout.parameter_count, "model", train_model_kind_name(model.kind),
+                         "sizes", shape, "input_max", (double)model.input_max);
+    }
     return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "path", path, "kind", "safetensors", "params",
                      (json_int_t)layout.parameter_count, "width", (json_int_t)model.width, "layers",
                      (json_int_t)model.layers, "heads", (json_int_t)model.heads, "context",

@@ -187,12 +187,12 @@ static int run_command(struct cli *cli, int argc, char *const argv[])
     bool help = false;
     if (command_parse(command, argc - words, argv + words, cli, &params, &help) < 0)
         return EXIT_USAGE;
-    int result = EXIT_OK;
+    int result = !help && command->prepare != NULL ? command->prepare(params) : EXIT_OK;
     if (command->wait_param != NULL)
         (void)json_object_set_new(params, command->wait_param, json_integer((json_int_t)cli->timeout_s));
     if (help)
         command_help(command, stdout);
-    else
+    else if (result == EXIT_OK)
         result = command->run != NULL ? command->run(cli, params) : ask(cli, command, params);
     json_decref(params);
     return result;

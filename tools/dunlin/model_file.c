@@ -41,11 +41,10 @@ static int load_open(const struct model_file *file, const char *path, const stru
     if (code < 0)
         return code;
     if (memcmp(&model, &layout->model, sizeof(model)) != 0) {
-        (void)snprintf(
-            why, MODEL_WHY_SIZE,
-            "%s: a model of another shape (width %u, layers %u, heads %u, context %u); compare models of "
-            "one run",
-            path, model.width, model.layers, model.heads, model.context);
+        char shape[TRAIN_SHAPE_SIZE];
+        train_model_shape(&model, shape, sizeof shape);
+        (void)snprintf(why, MODEL_WHY_SIZE, "%s: a model of another shape (%s); compare models of one run",
+                       path, shape);
         return ERR_MISMATCH;
     }
     char text[MODEL_WHY_SIZE / 2] = "";

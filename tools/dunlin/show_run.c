@@ -56,10 +56,14 @@ static void show_progress(const json_t *run)
     text_field("trained", "%s tokens, %s/s at %s %% CPU", text_count(value_number(run, "tokens", NAN)).text,
                text_count(value_number(run, "tokens_s", NAN)).text,
                text_fixed(value_number(run, "cpu_pct", NAN), 0).text);
-    text_field("loss", "training %s, validation %s (%s at the start) nats per byte",
+    bool classifies = json_object_get(run, "val_accuracy") != NULL;
+    text_field("loss", "training %s, validation %s (%s at the start) nats per %s",
                text_fixed(value_number(run, "train_loss", NAN), 3).text,
                text_fixed(value_number(run, "val_loss", NAN), 3).text,
-               text_fixed(value_number(run, "val_loss_start", NAN), 3).text);
+               text_fixed(value_number(run, "val_loss_start", NAN), 3).text, classifies ? "row" : "byte");
+    if (classifies)
+        text_field("right", "%s %% of the validation rows",
+                   text_fixed(100 * value_number(run, "val_accuracy", NAN), 2).text);
     text_field("merges", "%" PRIu64 " done, %" PRIu64 " skipped; last partner %s at distance %s",
                value_count(run, "merges"), value_count(run, "skipped"),
                text_id(value_text(run, "partner", NULL)).text,
@@ -69,7 +73,7 @@ static void show_progress(const json_t *run)
                text_bytes(value_number(run, "bytes_received", NAN)).text);
     text_field("model", "%s parameters, %s of memory", text_count(value_number(run, "params", NAN)).text,
                text_bytes(value_number(run, "memory_bytes", NAN)).text);
-    text_field("text", "%s", text_bytes(value_number(run, "data_bytes", NAN)).text);
+    text_field(classifies ? "data" : "text", "%s", text_bytes(value_number(run, "data_bytes", NAN)).text);
 }
 
 static void show_head(const json_t *run)

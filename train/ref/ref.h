@@ -57,4 +57,8 @@ void ref_adamw_step(const struct ref_adamw *how, unsigned step, double gradient,
 MUST_USE int ref_model(const struct train_layout *layout, const double params[], size_t sequence_count,
                        const uint8_t *const windows[], double grads[], double *loss);
 
+/* The whole MLP on row_count rows [sizes[0]] with their labels: mean loss in nats; otherwise as ref_model. */
+MUST_USE int ref_mlp(const struct train_layout *layout, const double params[], size_t row_count,
+                     const float *const rows[], const uint16_t labels[], double grads[], double *loss);
+
 #endif

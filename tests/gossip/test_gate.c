@@ -1,0 +1,124 @@
+/* The gate's decisions at and around each limit. */
+#include <criterion/criterion.h>
+
+#include "gossip/merge/gate.h"
+#include "numbers.h"
+
+Test(gate, median_equals_that_of_sorted_values)
+{
+    /* Model: a plain array of all that was ever pushed, whose last 32 are counted by rank. */
+    double all[300];
+    struct gossip_history h = {0};
+    struct numbers n;
+    numbers_init(&n, 1);
+    for (size_t count = 1; count <= 300; count++) {
+        all[count - 1] = (double)numbers_below(&n, 50);
+        gossip_history_push(&h, all[count - 1]);
+        double median = gossip_history_median(&h);
+        if (count < GOSSIP_HISTORY_MIN) {
+            cr_assert(isinf(median) && isinf(gossip_history_radius(&h)));
+            continue;
+        }
+        size_t kept = count < GOSSIP_HISTORY ? count : GOSSIP_HISTORY, below = 0, above = 0;
+        for (size_t i = count - kept; i < count; i++) {
+            below += all[i] < median;
+            above += all[i] > median;
+        }
+        cr_assert(2 * below <= kept && 2 * above <= kept, "after %zu", count);
+        cr_assert_eq(gossip_history_radius(&h), GOSSIP_CLIP_FACTOR * median);
+    }
+}
+
+Test(gate, less_than_half_cannot_move_the_median)
+{
+    struct gossip_history h = {0};
+    for (int i = 0; i < 100; i++)
+        gossip_history_push(&h, i % 32 < 15 ? 1e300 : 1.0);
+    cr_assert_eq(gossip_history_median(&h), 1.0);
+    for (int i = 0; i < 100; i++)
+        gossip_history_push(&h, i % 32 < 15 ? 0 : 1.0);
+    cr_assert_eq(gossip_history_median(&h), 1.0);
+}
+
+Test(gate, two_who_drift_apart_without_merging_let_each_other_in_again)
+{
+    /* The worst honest case: refused once, for whatever reason, with a distance that then grows by what both
+     * train in every round, from any multiple of the usual.  Refused distances count, so the median follows:
+     * it must not take more than three quarters of a history until merges go on. */
+    for (double start = 3; start <= 100; start *= 1.5) {
+        struct gossip_history h = {0};
+        int refused = 0;
+        float scale;
+        for (int i = 0; i < GOSSIP_HISTORY; i++)
+            gossip_history_push(&h, 1);
+        for (int round = 0; round < 100; round++) {
+            struct gossip_gate_input in = {
+                .own_norm = 1e6, .distance = start + round, .radius = gossip_history_radius(&h)};
+            gossip_history_push(&h, in.distance);
+            if (gossip_gate(&in, &scale) == ERR_OK)
+                break;
+            refused++;
+        }
+        cr_assert_leq(refused, GOSSIP_HISTORY * 3 / 4, "from %g: %d rounds", start, refused);
+    }
+}
+
+Test(gate, cuts_refuses_and_lets_through)
+{
+    double factor = GOSSIP_REFUSE_FACTOR / GOSSIP_CLIP_FACTOR;
+    struct gossip_gate_input in = {.own_norm = 100, .radius = 3, .own_round = 8, .partner_round = 0};
+    float scale;
+    in.distance = 3;
+    cr_assert_eq(gossip_gate(&in, &scale), 0);
+    cr_assert_eq(scale, 1.0f);
+    in.distance = 4;
+    cr_assert_eq(gossip_gate(&in, &scale), 0);
+    cr_assert_float_eq(scale, 0.75f, 1e-6);
+    in.distance = 3 * factor;
+    cr_assert_eq(gossip_gate(&in, &scale), 0);
+    in.distance = 3 * factor * 1.001;
+    cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+    in.radius = INFINITY; /* too short a past: only the size of the weights limits */
+    cr_assert_eq(gossip_gate(&in, &scale), 0);
+    in.distance = 399;
+    cr_assert_eq(gossip_gate(&in, &scale), 0);
+    cr_assert_eq(scale, 1.0f);
+    in.distance = 401;
+    cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+    in.distance = 1;
+    in.own_round = 9;
+    cr_assert_eq(gossip_gate(&in, &scale), ERR_STALE);
+    in.own_round = 0;
+    in.partner_round = 9;
+    cr_assert_eq(gossip_gate(&in, &scale), ERR_STALE);
+    in.partner_round = 0;
+    in.radius = 0; /* a past of identical models cuts nothing */
+    cr_assert_eq(gossip_gate(&in, &scale), 0);
+    cr_assert_eq(scale, 1.0f);
+}
+
+Test(gate, numbers_that_are_not_finite_are_told_as_such)
+{
+    float scale;
+    double bad[3] = {(double)NAN, INFINITY, -INFINITY};
+    for (size_t k = 0; k < 3; k++) {
+        struct gossip_gate_input norm = {.own_norm = bad[k], .distance = 1, .radius = 3};
+        struct gossip_gate_input distance = {.own_norm = 1, .distance = bad[k], .radius = 3};
+        cr_assert_eq(gossip_gate(&norm, &scale), ERR_NOT_FINITE);
+        cr_assert_eq(gossip_gate(&distance, &scale), ERR_NOT_FINITE);
+        cr_assert_eq(gossip_loss_gate(bad[k], 1, 0.02), ERR_NOT_FINITE);
+    }
+}
+
+Test(gate, a_merge_that_is_worse_on_the_private_batch_is_refused)
+{
+    cr_assert_eq(gossip_loss_gate(2.0, 2.0, 0), 0);
+    cr_assert_eq(gossip_loss_gate(2.0, 1.0, 0), 0);
+    cr_assert_eq(gossip_loss_gate(2.0, 2.039, GOSSIP_LOSS_MARGIN), 0);
+    cr_assert_eq(gossip_loss_gate(2.0, 2.041, GOSSIP_LOSS_MARGIN), ERR_REFUSED);
+    cr_assert_eq(gossip_loss_gate(-2.0, -1.961, GOSSIP_LOSS_MARGIN), 0); /* log-likelihoods may be negative */
+    cr_assert_eq(gossip_loss_gate(-2.0, -1.959, GOSSIP_LOSS_MARGIN), ERR_REFUSED);
+    cr_assert_eq(gossip_loss_gate(2.0, (double)NAN, GOSSIP_LOSS_MARGIN), ERR_REFUSED);
+    cr_assert_eq(gossip_loss_gate(2.0, INFINITY, GOSSIP_LOSS_MARGIN), ERR_REFUSED);
+    cr_assert_eq(gossip_loss_gate(0, 0, GOSSIP_LOSS_MARGIN), 0);
+}
