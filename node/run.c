@@ -228,6 +228,13 @@ static int build(struct run *run, char why[NODE_ERROR_SIZE])
     (void)snprintf(run->name, sizeof run->name, "%.*s", (int)genesis.name.len,
                    (const char *)genesis.name.data);
     run->has_chain = true;
+    if (run->own_init && !run->config.strangers) {
+        (void)snprintf(why, NODE_ERROR_SIZE,
+                       "run %s: init_seed (--init-seed) needs a run created with strangers (--strangers): "
+                       "members refuse weights that started elsewhere",
+                       run->name);
+        return ERR_INVALID;
+    }
     int result = check_memory(node, &run->config, why);
     if (result == ERR_OK)
         result = shape_of(&run->config, &run->layout, run->tensors, &run->shape, why);

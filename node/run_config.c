@@ -23,7 +23,9 @@ enum {
     KEY_GAMMA,
     KEY_SEED,
     KEY_COUNT,
-    KEY_FRAGMENTS = KEY_COUNT /* missing: 1 */
+    KEY_FRAGMENTS = KEY_COUNT, /* missing: 1 */
+    KEY_STRANGERS,             /* missing: false */
+    KEY_END
 };
 
 void run_config_default(struct run_config *config)
@@ -83,7 +85,7 @@ int run_config_encode(const struct run_config *config, uint8_t *out, size_t cap)
 {
     struct pack_writer w = pack_writer_of(out, cap);
     size_t more = run_model_pairs(&config->model);
-    pack_map(&w, KEY_COUNT + 1 + more);
+    pack_map(&w, KEY_COUNT + 1 + (config->strangers ? 1u : 0u) + more);
     pack_key_uint(&w, KEY_VERSION, RUN_CONFIG_VERSION);
     pack_key_uint(&w, KEY_WIDTH, config->width);
     pack_key_uint(&w, KEY_LAYERS, config->layers);
@@ -99,6 +101,8 @@ int run_config_encode(const struct run_config *config, uint8_t *out, size_t cap)
     pack_key_float(&w, KEY_GAMMA, config->gamma);
     pack_key_bin(&w, KEY_SEED, bytes_of(config->seed, RUN_SEED_BYTES));
     pack_key_uint(&w, KEY_FRAGMENTS, config->fragments);
+    if (config->strangers)
+        pack_key_bool(&w, KEY_STRANGERS, true);
     run_model_encode(&config->model, &w);
     size_t len = pack_writer_len(&w);
     return len == 0 ? ERR_TOO_LARGE : (int)len;
@@ -117,7 +121,7 @@ static uint32_t *uint_field(struct run_config *c, unsigned key)
 
 int run_config_decode(struct bytes in, struct run_config *config)
 {
-    struct pack_token tokens[4 * (KEY_COUNT + 1) + RUN_MODEL_TOKENS];
+    struct pack_token tokens[4 * KEY_END + RUN_MODEL_TOKENS];
     struct run_config c;
     uint32_t seen = 0;
     uint64_t version = 0;
@@ -138,6 +142,9 @@ int run_config_decode(struct bytes in, struct run_config *config)
         switch (key) {
         case KEY_VERSION:
             version = pack_read_uint(&r, UINT32_MAX);
+            break;
+        case KEY_STRANGERS:
+            c.strangers = pack_read_bool(&r);
             break;
         case KEY_LR:
             c.lr = pack_read_float(&r);
@@ -163,7 +170,8 @@ int run_config_decode(struct bytes in, struct run_config *config)
     if (pack_done(&r) && version > RUN_CONFIG_VERSION)
         return ERR_VERSION;
     if (!pack_done(&r) || !run_model_complete(&seen) ||
-        (seen & ~(UINT32_C(1) << KEY_FRAGMENTS)) != (UINT32_C(1) << KEY_COUNT) - 1 ||
+        (seen & ~(UINT32_C(1) << KEY_FRAGMENTS | UINT32_C(1) << KEY_STRANGERS)) !=
+            (UINT32_C(1) << KEY_COUNT) - 1 ||
         run_config_check(&c, &why) < 0)
         return ERR_MALFORMED;
     *config = c;

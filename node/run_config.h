@@ -5,6 +5,7 @@
 #ifndef DUNLIN_NODE_RUN_CONFIG_H
 #define DUNLIN_NODE_RUN_CONFIG_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +28,7 @@ struct run_config {
     uint32_t fragments;                     /* of the model; each round exchanges one of them */
     uint32_t rounds;                        /* rounds planned: the learning rate's schedule ends there */
     uint32_t codec;               /* enum gossip_codec of the weights on the wire, or RUN_CODEC_AUTO */
+    bool strangers;               /* members may start from weights of their own, which disarms a gate */
     double lr;                    /* peak learning rate of the inner optimizer */
     double alpha, beta, gamma;    /* outer step, gossip/merge.h */
     uint8_t seed[RUN_SEED_BYTES]; /* of the initial weights */

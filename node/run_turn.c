@@ -545,6 +545,7 @@ static void fill_input(const struct run *run, const struct run_turn *turn, uint6
         .tensor_count = fragment_of(run, turn)->tensor_count,
         .outer = outer_now(run, turn->round),
         .variance_correction = true,
+        .strangers = run->config.strangers,
         .partner_weight = gossip_partner_weight(lateness),
         .own_round = turn->round,
         .partner_round = outcome->round,
@@ -602,8 +603,15 @@ static void take_outcome(struct run *run, struct run_turn *turn, uint64_t now_ns
     }
 }
 
-static void begin_check(struct run *run, struct run_turn *turn, const struct gossip_event *event)
+static void begin_check(struct run *run, struct run_turn *turn, uint64_t now_ns,
+                        const struct gossip_event *event)
 {
+    if (turn->stage == TURN_IDLE ||
+        turn->round != event->round) { /* over here: the answer is owed all the same */
+        int told = gossip_refuse(run->gossip, now_ns, event->round);
+        (void)told;
+        return;
+    }
     struct turn_job *job = new_job(run, turn, check_blob, checked);
     if (job == NULL)
         return;
@@ -625,7 +633,7 @@ void run_turn_event(struct run *run, uint64_t now_ns, const struct gossip_event 
 {
     struct run_turn *turn = &run->turns[event->round % GOSSIP_LANES];
     if (event->kind == GOSSIP_EVENT_DECODE)
-        begin_check(run, turn, event);
+        begin_check(run, turn, now_ns, event);
     else if (event->kind == GOSSIP_EVENT_REPAIR)
         begin_repair(run, turn, event);
     else

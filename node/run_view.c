@@ -374,6 +374,7 @@ void run_reply_config(struct run *run, struct reply *r)
     reply_str(r, "codec",
               c->codec == RUN_CODEC_AUTO ? "auto" : gossip_codec_name((enum gossip_codec)c->codec));
     reply_uint(r, "fragments", c->fragments);
+    reply_bool(r, "strangers", c->strangers);
     reply_float(r, "lr", c->lr);
     reply_float(r, "alpha", c->alpha);
     reply_float(r, "beta", c->beta);

@@ -45,6 +45,9 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
         return ERR_NOT_FINITE;
     if (in->distance > GOSSIP_DISTANCE_MAX * in->own_norm)
         return ERR_REFUSED;
+    double way = fmax(in->way, GOSSIP_START_SHARE * in->own_norm);
+    if (isinf(in->radius) && in->distance > GOSSIP_START_FACTOR * way)
+        return ERR_REFUSED;
     /* A radius of zero follows a past of identical models (the shared start): it says nothing about
      * distances. */
     if (in->radius > 0 && in->distance > GOSSIP_REFUSE_FACTOR / GOSSIP_CLIP_FACTOR * in->radius)

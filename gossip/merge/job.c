@@ -21,6 +21,7 @@ struct survey {
     double other_square;
     double product;    /* ours . theirs */
     double difference; /* |theirs - ours|^2 */
+    double way_square; /* |theta - phi|^2 of the own exact weights */
     struct gossip_correction corrections[GOSSIP_TENSORS_MAX];
 };
 
@@ -121,7 +122,7 @@ static int check_input(const struct gossip_merge_input *in)
 
 static int survey_tensor(const struct gossip_merge_input *in, const struct gossip_tensor *tensor,
                          struct walk *at, const float phi[restrict], const float delta[restrict],
-                         struct gossip_sums *sums)
+                         struct gossip_sums *sums, struct gossip_sums *own)
 {
     struct piece piece;
     for (size_t start = 0; start < tensor->count; start += PIECE) {
@@ -134,6 +135,7 @@ static int survey_tensor(const struct gossip_merge_input *in, const struct gossi
             !gossip_all_finite(count, delta + from))
             return ERR_NOT_FINITE;
         gossip_sums_add(sums, count, piece.ours, piece.theirs);
+        gossip_sums_add(own, count, in->theta + from, phi + from);
     }
     return ERR_OK;
 }
@@ -143,14 +145,15 @@ static int survey_all(const struct gossip_merge_input *in, const float phi[restr
 {
     struct walk at = walk_of(in);
     for (size_t i = 0; i < in->tensor_count; i++) {
-        struct gossip_sums sums = {0};
-        int result = survey_tensor(in, &in->tensors[i], &at, phi, delta, &sums);
+        struct gossip_sums sums = {0}, own = {0};
+        int result = survey_tensor(in, &in->tensors[i], &at, phi, delta, &sums, &own);
         if (result < 0)
             return result;
         out->own_square += sums.xx;
         out->other_square += sums.yy;
         out->product += sums.xy;
         out->difference += sums.dd;
+        out->way_square += own.dd;
         out->corrections[i] = gossip_correction_of(&sums, in->tensors[i].kind);
         next_tensor(in, &in->tensors[i], &at);
     }
@@ -208,7 +211,8 @@ int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history 
                                      .partner_round = in->partner_round,
                                      .own_norm = sqrt(survey.own_square),
                                      .distance = sqrt(survey.difference),
-                                     .radius = gossip_history_radius(history)};
+                                     .radius = gossip_history_radius(history),
+                                     .way = in->strangers ? INFINITY : sqrt(survey.way_square)};
     result = gossip_gate(&gate, &scale);
     if (result == ERR_OK || result == ERR_REFUSED)
         gossip_history_push(history, gate.distance);

@@ -36,7 +36,8 @@ struct gossip_merge_input {
     bool variance_correction; /* armed: applied to uncorrelated matrices only, and never to a clipped or late
                                * partner
                                */
-    float partner_weight;     /* gossip_partner_weight; within (0, 0.5] */
+    bool strangers; /* members' first weights may differ: no rule at the start, see gossip/merge/gate.h */
+    float partner_weight; /* gossip_partner_weight; within (0, 0.5] */
     uint64_t own_round;
     uint64_t partner_round;
     const float *theta;     /* [values] own snapshot of this round, as encoded into own.blob and as given to

@@ -78,6 +78,19 @@ def misfits(swarm, node, words):
     expect_exit(done, 1, "line 2: value 1 is 'one'")
 
 
+def outsider(swarm, node, csv):
+    """Weights from elsewhere need a run that allows them, whether it is made or joined."""
+    made = node.run_cli("run", "create", "--model", "mlp", "--label", "digit", "--data", csv,
+                        "--init-seed", "7")
+    expect_exit(made, 1, "--strangers")
+    closed = create(swarm.nodes[0], csv, ["--round-ms", "500", "--rounds", "400", "--seed", "1"])
+    node.run_cli("run", "join", closed, "--data", csv, "--init-seed", "7")
+    run = node.wait_run("refuses its own weights", 60, lambda run: run["state"] == "error")
+    expect("--strangers" in run["error"], run["error"])
+    for member in (node, swarm.nodes[0]):
+        member.ask("run", "leave", closed)
+
+
 def late(swarm, node, csv):
     """Who comes late with weights of its own brings them along: they are far from those it meets."""
     swarm.join(node, csv, ["--init-seed", "3"])
@@ -98,7 +111,8 @@ def test(context):
     with context.swarm(cpu=harness.nodes.cpu_share(2)) as swarm:
         swarm.start(3)
         first, second, third = swarm.nodes
-        swarm.run_id = create(first, csv, ["--round-ms", "500", "--rounds", "400", "--seed", "1"])
+        options = ["--round-ms", "500", "--rounds", "400", "--seed", "1"]
+        swarm.run_id = create(first, csv, [*options, "--strangers"])
         swarm.join(second, idx, ["--init-seed", "2"])
         for node in (first, second):
             swarm.wait_training(node)
@@ -112,6 +126,7 @@ def test(context):
                 lambda run: run["round"] >= 12 and run["merges"] >= 5 and (run["val_accuracy"] or 0) > 0.9,
             )
             say("%s: round %d, %.1f %% right" % (node.name, run["round"], 100 * run["val_accuracy"]))
+        outsider(swarm, third, csv)
         late(swarm, third, csv)
         paths = []
         for node in (first, second):

@@ -138,7 +138,7 @@ static void merge(struct swarm *s, struct node *node, const float theirs[DIMS], 
                   bool honest)
 {
     struct gossip_outer outer = gossip_outer_default();
-    struct gossip_sums sums = {0};
+    struct gossip_sums sums = {0}, own = {0};
     struct gossip_step_sums steps = {0};
     float scale = 1.0f;
     if (!s->guarded) {
@@ -151,11 +151,13 @@ static void merge(struct swarm *s, struct node *node, const float theirs[DIMS], 
     int result = gossip_all_finite(DIMS, theirs) ? ERR_OK : ERR_NOT_FINITE;
     if (result == ERR_OK) {
         gossip_sums_add(&sums, DIMS, node->theta, theirs);
+        gossip_sums_add(&own, DIMS, node->theta, node->phi);
         struct gossip_gate_input in = {.own_round = s->round,
                                        .partner_round = their_round,
                                        .own_norm = sqrt(sums.xx),
                                        .distance = gossip_sums_distance(&sums),
-                                       .radius = gossip_history_radius(&node->distances)};
+                                       .radius = gossip_history_radius(&node->distances),
+                                       .way = gossip_sums_distance(&own)};
         result = gossip_gate(&in, &scale);
         if (result == ERR_OK || result == ERR_REFUSED)
             gossip_history_push(&node->distances, in.distance);

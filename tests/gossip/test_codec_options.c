@@ -165,6 +165,7 @@ static void take(size_t node, const struct gossip_sent *own, const struct gossip
     struct gossip_merge_input in = {.tensors = &whole,
                                     .tensor_count = 1,
                                     .outer = gossip_outer_plain(),
+                                    .strangers = true, /* no training, so no way of one's own */
                                     .partner_weight = 0.5f,
                                     .theta = models[node],
                                     .own = *own,

@@ -78,7 +78,8 @@ Test(gate, cuts_refuses_and_lets_through)
     cr_assert_eq(gossip_gate(&in, &scale), 0);
     in.distance = 3 * factor * 1.001;
     cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
-    in.radius = INFINITY; /* too short a past: only the size of the weights limits */
+    in.radius = INFINITY; /* too short a past, and strangers: only the size of the weights limits */
+    in.way = INFINITY;
     cr_assert_eq(gossip_gate(&in, &scale), 0);
     in.distance = 399;
     cr_assert_eq(gossip_gate(&in, &scale), 0);
@@ -95,6 +96,33 @@ Test(gate, cuts_refuses_and_lets_through)
     in.radius = 0; /* a past of identical models cuts nothing */
     cr_assert_eq(gossip_gate(&in, &scale), 0);
     cr_assert_eq(scale, 1.0f);
+}
+
+/* Without a past the own training is the measure; without that, a share of the norm; strangers have none. */
+Test(gate, at_the_start_a_partner_must_be_about_as_far_as_we_have_gone)
+{
+    struct gossip_history h = {0};
+    float scale;
+    for (int known = 0; known < GOSSIP_HISTORY_MIN; known++) {
+        struct gossip_gate_input in = {.own_norm = 100, .radius = gossip_history_radius(&h), .way = 3};
+        in.distance = GOSSIP_START_FACTOR * 3;
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        cr_assert_eq(scale, 1.0f);
+        in.distance = GOSSIP_START_FACTOR * 3.001;
+        cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+        in.way = 0; /* nothing trained since the last round, or a state just fetched */
+        in.distance = GOSSIP_START_FACTOR * GOSSIP_START_SHARE * 100;
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        in.distance *= 1.001;
+        cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+        in.way = INFINITY;
+        in.distance = 399;
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        gossip_history_push(&h, 50);
+    }
+    struct gossip_gate_input in = {
+        .own_norm = 100, .distance = 50, .radius = gossip_history_radius(&h), .way = 3};
+    cr_assert_eq(gossip_gate(&in, &scale), 0); /* the past speaks now */
 }
 
 Test(gate, numbers_that_are_not_finite_are_told_as_such)

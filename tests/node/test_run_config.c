@@ -60,6 +60,31 @@ Test(run_config, an_mlp_is_told_apart)
         cr_assert_lt(run_config_decode(bytes_of(bytes, (size_t)cut), &back), 0, "cut at %d", cut);
 }
 
+/* Written only when true: a config without it keeps the bytes, and the run id, that it had. */
+Test(run_config, strangers_are_a_pair_of_their_own)
+{
+    for (int kind = 0; kind < 2; kind++) {
+        struct run_config config = mlp_config(), back;
+        uint8_t bytes[RUN_CONFIG_BYTES_MAX];
+        if (kind == 0)
+            run_config_default(&config);
+        cr_assert_not(config.strangers);
+        int without = run_config_encode(&config, bytes, sizeof bytes);
+        cr_assert_gt(without, 0);
+        cr_assert_eq(run_config_decode(bytes_of(bytes, (size_t)without), &back), ERR_OK);
+        cr_assert_not(back.strangers);
+        config.strangers = true;
+        int len = run_config_encode(&config, bytes, sizeof bytes);
+        /* A map of 16 pairs has a longer head than one of 15. */
+        cr_assert_eq(len, without + 2 + (kind == 0 ? 2 : 0));
+        cr_assert_eq(run_config_decode(bytes_of(bytes, (size_t)len), &back), ERR_OK);
+        cr_assert(back.strangers && back.fragments == config.fragments);
+        cr_assert_eq(memcmp(&back.model, &config.model, sizeof back.model), 0);
+        for (int cut = 0; cut < len; cut++)
+            cr_assert_lt(run_config_decode(bytes_of(bytes, (size_t)cut), &back), 0, "cut at %d", cut);
+    }
+}
+
 Test(run_config, impossible_mlps_are_refused)
 {
     const char *why = NULL;

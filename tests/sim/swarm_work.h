@@ -168,6 +168,7 @@ static void swarm_merged(struct swarm *s, size_t node, uint64_t round)
         .tensors = span.tensors,
         .tensor_count = span.tensor_count,
         .outer = gossip_outer_plain(),
+        .strangers = true,
         .partner_weight = 0.5f,
         .own_round = round,
         .partner_round = round,
@@ -178,8 +179,8 @@ static void swarm_merged(struct swarm *s, size_t node, uint64_t round)
                     own->partner_repair},
     };
     float *phi = n->phi + span.fragment->offset;
-    /* The made-up training puts nodes apart by anything from one to eighteen: no past, so that the gate stays
-     * out of what is tested here. */
+    /* The made-up training puts nodes apart by anything from one to eighteen: neither a past nor the rule at
+     * the start, so that the gate stays out of what is tested here. */
     n->history[span.index] = (struct gossip_history){0};
     int result =
         gossip_merge_job(&in, &n->history[span.index], phi, n->delta + span.fragment->offset, diff, &report);

@@ -78,7 +78,8 @@ struct exchange_rule {
     struct gossip_outer outer;
     enum converge_correction correction;
     bool gates;
-    float weight; /* gossip_partner_weight */
+    bool strangers; /* different first weights */
+    float weight;   /* gossip_partner_weight */
 };
 
 /* Both sides of one exchange.  A side whose partner is refused, or who does not commit, takes the solo step;

@@ -193,6 +193,7 @@ static void one_round(struct swarm *swarm)
         .outer = outer_of(c, swarm->round),
         .correction = c->correction,
         .gates = c->gates,
+        .strangers = c->start == CONVERGE_DIFFERENT,
         .weight = gossip_partner_weight((float)c->disturb.late / (float)c->h),
     };
     swarm_each(swarm, c->nodes, snapshot_job);

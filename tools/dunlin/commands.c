@@ -36,6 +36,8 @@ static const struct option create_options[] = {
     {"--seed", "seed", VALUE_COUNT, "N", "seed of the initial weights"},
     {"--fragments", "fragments", VALUE_COUNT, "N",
      "parts of the model, exchanged in turn, one a round (default 5)"},
+    {"--strangers", "strangers", VALUE_FLAG, NULL,
+     "let members start from weights of their own (--init-seed)"},
     {"--codec", "codec", VALUE_TEXT, "NAME",
      "how weights travel: auto (default), fp32, bf16, int8, mod4, mod3, mod2"},
     {"--alpha", "alpha", VALUE_NUMBER, "X", "outer momentum"},
