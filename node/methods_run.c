@@ -142,12 +142,15 @@ static int read_config(struct node *node, const struct pack_reader *params, stru
         config->gamma = config->beta; /* only theta is exchanged, which needs them equal */
     (void)control_float(params, "gamma", &config->gamma);
     if (control_has(params, "codec")) {
-        if (!control_text(params, "codec", codec, sizeof codec) || gossip_codec_parse(codec, &parsed) < 0 ||
-            (GOSSIP_CODECS_PLAIN >> parsed & 1) == 0) {
-            *why = "codec must be fp32, bf16 or int8";
+        bool named = control_text(params, "codec", codec, sizeof codec);
+        if (named && strcmp(codec, "auto") == 0) {
+            config->codec = RUN_CODEC_AUTO;
+        } else if (named && gossip_codec_parse(codec, &parsed) == ERR_OK) {
+            config->codec = parsed;
+        } else {
+            *why = "codec must be auto, fp32, bf16, int8, mod4, mod3 or mod2";
             return ERR_INVALID;
         }
-        config->codec = parsed;
     }
     if (control_uint(params, "seed", &seed)) {
         run_seed_of(seed, config->seed);

@@ -253,6 +253,14 @@ static void reply_solo(struct reply *r, const struct gossip_counters *counters)
     reply_end(r);
 }
 
+/* Mean over this process's exchanges. */
+static double exchange_s(const struct gossip_counters *counters)
+{
+    if (counters == NULL || counters->merges == 0)
+        return (double)NAN;
+    return (double)counters->swap_ns / 1e9 / (double)counters->merges;
+}
+
 const char *run_stage_name(const struct run *run)
 {
     if (run->stage == RUN_FAILED)
@@ -299,6 +307,7 @@ void run_reply(struct run *run, struct reply *r)
     reply_solo(r, counters);
     reply_uint(r, "bytes_sent", counters == NULL ? 0 : counters->bytes_sent);
     reply_uint(r, "bytes_received", counters == NULL ? 0 : counters->bytes_received);
+    reply_loss(r, "exchange_s", exchange_s(counters));
     reply_loss(r, "replica_distance", run->report.distance > 0 ? run->report.relative : (double)NAN);
     reply_uint(r, "params", run->layout.parameter_count);
     reply_uint(r, "memory_bytes", run_memory_bytes(&run->config, run->node->config.threads));

@@ -15,7 +15,7 @@ static float normal(const struct rng *rng)
     return (float)(sqrt(-2.0 * log(u)) * cos(two_pi * v));
 }
 
-static void add_noise(struct swarm *swarm, size_t index, const struct exchange_fragment *fragment)
+static void add_noise(struct swarm *swarm, size_t index, const struct gossip_fragment *fragment)
 {
     struct swarm_node *node = &swarm->nodes[index];
     struct rng_seeded stream;
@@ -53,7 +53,7 @@ static float shown_value(const struct converge_config *c, const struct swarm_nod
 void attack_prepare(struct swarm *swarm, size_t index, size_t fragment, struct exchange_side *side)
 {
     struct swarm_node *node = &swarm->nodes[index];
-    const struct exchange_fragment *range = &swarm->model.fragments[fragment];
+    const struct gossip_fragment *range = &swarm->model.fragments[fragment];
     side->shown = node->theta;
     if (!node->hostile)
         return;

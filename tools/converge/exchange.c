@@ -7,30 +7,13 @@
 #include "gossip/merge/job.h"
 #include "gossip/merge/stats.h"
 
-static void cut(struct exchange_model *model, size_t fragments)
-{
-    size_t tensor = 0;
-    for (size_t f = 0; f < fragments; f++) {
-        struct exchange_fragment *out = &model->fragments[f];
-        size_t left = fragments - f;
-        size_t at = model->tensors[tensor].offset;
-        size_t share = (model->param_count - at + left / 2) / left;
-        *out = (struct exchange_fragment){.first_tensor = tensor, .offset = at};
-        do {
-            out->count += model->tensors[tensor].count;
-            tensor++;
-        } while (model->tensor_count - tensor >= left &&
-                 (left == 1 || out->count + model->tensors[tensor].count / 2 <= share));
-        out->tensor_count = tensor - out->first_tensor;
-    }
-    ASSERT(tensor == model->tensor_count);
-}
+_Static_assert((int)CONVERGE_FRAGMENTS_MAX == (int)GOSSIP_FRAGMENTS_MAX,
+               "the settings allow what gossip cuts");
 
 int exchange_model_init(struct exchange_model *model, const struct train_layout *layout, size_t fragments)
 {
-    *model = (struct exchange_model){.tensor_count = layout->tensor_count,
-                                     .param_count = layout->arena_floats,
-                                     .fragment_count = fragments};
+    *model =
+        (struct exchange_model){.tensor_count = layout->tensor_count, .param_count = layout->arena_floats};
     if (fragments > layout->tensor_count)
         return ERR_INVALID;
     for (size_t i = 0; i < layout->tensor_count; i++) {
@@ -42,13 +25,16 @@ int exchange_model_init(struct exchange_model *model, const struct train_layout 
                                    .count = end - tensor->offset,
                                    .kind = matrix ? GOSSIP_TENSOR_MATRIX : GOSSIP_TENSOR_VECTOR};
     }
-    cut(model, fragments);
+    int cut = gossip_fragments_cut(model->tensors, model->tensor_count, fragments, model->fragments);
+    if (cut < 0)
+        return cut;
+    model->fragment_count = (size_t)cut;
     model->block_count = gossip_block_count(model->tensors, model->tensor_count);
     model->blob_bytes_max = gossip_encoded_bytes(GOSSIP_CODEC_FP32, model->param_count);
     return 0;
 }
 
-static const struct exchange_fragment *fragment_of(const struct exchange_rule *rule)
+static const struct gossip_fragment *fragment_of(const struct exchange_rule *rule)
 {
     return &rule->model->fragments[rule->fragment];
 }
@@ -103,7 +89,7 @@ static enum gossip_codec codec_for(const struct exchange_rule *rule, const struc
 static int encode_values(const struct exchange_rule *rule, struct exchange_side *self,
                          const struct exchange_side *other)
 {
-    const struct exchange_fragment *fragment = fragment_of(rule);
+    const struct gossip_fragment *fragment = fragment_of(rule);
     const float *values = self->shown + fragment->offset;
     if (is_raw(rule)) {
         memcpy(self->buffers.blob, values, self->blob_len);
@@ -245,7 +231,7 @@ static void widen(size_t n, const float x[], const float y[], float tbar[])
 /* The step without gates, or with the variance correction whatever the correlation: not a node's way. */
 static void merge_raw(const struct exchange_rule *rule, struct exchange_side *self, const float theirs[])
 {
-    const struct exchange_fragment *fragment = fragment_of(rule);
+    const struct gossip_fragment *fragment = fragment_of(rule);
     const struct gossip_tensor *tensors = tensors_of(rule);
     size_t at = fragment->offset;
     const float *theta = self->theta + at;

@@ -5,23 +5,18 @@
 
 #include "base/alloc.h"
 #include "gossip/codec_choice.h"
+#include "gossip/fragment.h"
 #include "gossip/merge/gate.h"
 #include "gossip/merge/outer.h"
 #include "gossip/tensor.h"
 #include "tools/converge/converge.h"
-
-/* Contiguous whole tensors; offset and count are floats of the flat array. */
-struct exchange_fragment {
-    size_t first_tensor, tensor_count;
-    size_t offset, count;
-};
 
 /* The model as gossip sees it: padding between tensors travels along as zeros. */
 struct exchange_model {
     struct gossip_tensor tensors[TRAIN_TENSORS_MAX];
     size_t tensor_count;
     size_t param_count;
-    struct exchange_fragment fragments[CONVERGE_FRAGMENTS_MAX];
+    struct gossip_fragment fragments[GOSSIP_FRAGMENTS_MAX];
     size_t fragment_count;
     size_t block_count;    /* of the whole model */
     size_t blob_bytes_max; /* of any fragment in any codec */

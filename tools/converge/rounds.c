@@ -36,7 +36,7 @@ static struct gossip_outer outer_of(const struct converge_config *c, uint64_t ro
 /* Adds a round's result to the weights, which went on meanwhile. */
 static void apply(struct swarm *swarm, struct swarm_node *node, size_t fragment)
 {
-    const struct exchange_fragment *range = &swarm->model.fragments[fragment];
+    const struct gossip_fragment *range = &swarm->model.fragments[fragment];
     float *params = swarm_params(node);
     for (size_t i = range->offset; i < range->offset + range->count; i++)
         params[i] += node->diff[i];
@@ -63,7 +63,7 @@ static void steps_job(struct swarm *swarm, size_t member, size_t index)
 
 static void snapshot_job(struct swarm *swarm, size_t member, size_t index)
 {
-    const struct exchange_fragment *range = &swarm->model.fragments[swarm->rule.fragment];
+    const struct gossip_fragment *range = &swarm->model.fragments[swarm->rule.fragment];
     struct swarm_node *node = &swarm->nodes[index];
     (void)member;
     if (!node->live)
@@ -168,7 +168,7 @@ static void pair_job(struct swarm *swarm, size_t member, size_t a)
 /* The exact mean of all, as a ring all-reduce sends it: 2 (N - 1) / N of the bytes from each node. */
 static void whole_job(struct swarm *swarm, size_t member, size_t index)
 {
-    const struct exchange_fragment *range = &swarm->model.fragments[swarm->rule.fragment];
+    const struct gossip_fragment *range = &swarm->model.fragments[swarm->rule.fragment];
     const struct gossip_outer *outer = &swarm->rule.outer;
     struct swarm_node *node = &swarm->nodes[index];
     size_t at = range->offset;
