@@ -46,8 +46,8 @@ enum {
 #define GOSSIP_LOSS_MARGIN   0.02 /* of the own loss */
 #define GOSSIP_DISTANCE_MAX                                                                                  \
     4.0 /* |theirs - ours| / |ours|: beyond it these are not two states of one model */
-#define GOSSIP_START_FACTOR  6.0  /* own ways: without a past, a partner further than this is refused */
-#define GOSSIP_START_SHARE   0.01 /* of the own norm: a way counts as at least so long */
+#define GOSSIP_START_FACTOR 6.0  /* own ways: without a past, a partner further than this is refused */
+#define GOSSIP_START_SHARE  0.01 /* of the own norm: a way counts as at least so long */
 
 /* The last distances of one run; zeroed at first, kept by the caller (merge thread), may be stored on disk.
  */
