@@ -25,16 +25,16 @@ static void text(FILE *to, const char *name, const char *value)
 static void print_settings(FILE *to, const struct converge_config *c)
 {
     const struct converge_disturbance *d = &c->disturb;
-    fprintf(to, "\"method\": \"%s\"", converge_method_name(c->method));
+    fprintf(to, "\"method\": \"%s\"", converge_method_name((int)c->method));
     text(to, "codec", gossip_codec_name(c->codec));
     count(to, "nodes", c->nodes);
     count(to, "seed", c->seed);
     count(to, "h", c->h);
     count(to, "fragments", c->fragments);
-    text(to, "order", converge_order_name(c->order));
-    text(to, "start", converge_start_name(c->start));
-    text(to, "correction", converge_correction_name(c->correction));
-    text(to, "attack", converge_attack_name(c->attack));
+    text(to, "order", converge_order_name((int)c->order));
+    text(to, "start", converge_start_name((int)c->start));
+    text(to, "correction", converge_correction_name((int)c->correction));
+    text(to, "attack", converge_attack_name((int)c->attack));
     number(to, "strength", c->strength);
     fprintf(to, ", \"gates\": %s", c->gates ? "true" : "false");
     number(to, "rate", c->rate);

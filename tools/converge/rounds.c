@@ -232,8 +232,8 @@ static void curve_point(struct swarm *swarm, struct converge_result *result)
     if (result->curve_count < CONVERGE_CURVE_MAX)
         result->curve[result->curve_count++] = (struct converge_point){.cycle = cycle, .loss = loss};
     if (!c->quiet)
-        fprintf(stderr, "converge: %s cycle %u of %u, loss %.4f\n", converge_method_name(c->method), cycle,
-                c->steps / c->h, loss);
+        fprintf(stderr, "converge: %s cycle %u of %u, loss %.4f\n", converge_method_name((int)c->method),
+                cycle, c->steps / c->h, loss);
 }
 
 static void begin(struct swarm *swarm, struct converge_result *result)
