@@ -87,7 +87,8 @@ def record(context):
             swarm.start(3)
             swarm.train(context.text(), OPTIONS)
             for node in swarm.nodes:
-                node.wait_run("merges", 60, lambda run: run["merges"] >= 4)
+                # Each carries a fragment of the weights: enough of them for a mebibyte and more.
+                node.wait_run("merges", 60, lambda run: run["merges"] >= 16)
             open_database(swarm.nodes[0])
             ports = {node.port for node in swarm.nodes}
             hidden = secrets(swarm, context)
