@@ -38,7 +38,7 @@ static bool plain_number(float value)
 
 void gossip_nearness_note(struct gossip_nearness *memory, const struct gossip_encounter *seen)
 {
-    ASSERT(seen->fragment < GOSSIP_NEARNESS_FRAGMENTS);
+    ASSERT(seen->fragment < GOSSIP_FRAGMENTS_MAX);
     ASSERT(plain_number(seen->distance) && plain_number(seen->relative) && plain_number(seen->wrong_share));
     struct gossip_acquaintance *a = entry_for(memory, &seen->peer);
     a->round = seen->round;
@@ -83,7 +83,7 @@ float gossip_nearness_wrong(const struct gossip_nearness *memory, const struct i
 float gossip_nearness_scale(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment)
 {
     const struct gossip_acquaintance *a = find(memory, peer);
-    ASSERT(fragment < GOSSIP_NEARNESS_FRAGMENTS);
+    ASSERT(fragment < GOSSIP_FRAGMENTS_MAX);
     if (a == NULL || !(a->distance[fragment] > memory->typical[fragment]))
         return 1.0f;
     if (!(memory->typical[fragment] * SCALE_MAX > a->distance[fragment]))

@@ -15,8 +15,7 @@
 #include "gossip/tensor.h"
 
 enum {
-    GOSSIP_NEARNESS_FRAGMENTS = 8, /* as many fragments as a run can have */
-    GOSSIP_NEARNESS_ROUNDS = 512,  /* a partner not met for longer counts as never met */
+    GOSSIP_NEARNESS_ROUNDS = 512, /* a partner not met for longer counts as never met */
     GOSSIP_NEARNESS_PEERS = GOSSIP_MEMBERS_MAX,
 };
 
@@ -27,9 +26,9 @@ enum {
 /* What was seen of one partner; a zeroed one is unused. */
 struct gossip_acquaintance {
     struct id peer;
-    uint64_t round;                            /* of the last exchange that gave a distance */
-    float distance[GOSSIP_NEARNESS_FRAGMENTS]; /* rms of theirs - ours; 0 not known */
-    float relative;                            /* of that last exchange: |theirs - ours| / |ours| */
+    uint64_t round;                       /* of the last exchange that gave a distance */
+    float distance[GOSSIP_FRAGMENTS_MAX]; /* rms of theirs - ours; 0 not known */
+    float relative;                       /* of that last exchange: |theirs - ours| / |ours| */
     float
         wrong_share; /* of the blocks of the last modular blob that either of us decoded: the larger share */
     bool used;
@@ -38,7 +37,7 @@ struct gossip_acquaintance {
 /* Zeroed at first; about 20 KiB.  When full, the partner met longest ago is forgotten. */
 struct gossip_nearness {
     struct gossip_acquaintance peers[GOSSIP_NEARNESS_PEERS];
-    float typical[GOSSIP_NEARNESS_FRAGMENTS]; /* rms distance of the last exchange of the fragment, any
+    float typical[GOSSIP_FRAGMENTS_MAX]; /* rms distance of the last exchange of the fragment, any
                                                  partner */
 };
 
@@ -52,7 +51,7 @@ struct gossip_encounter {
     float
         wrong_share; /* largest share of blocks wanted in this exchange, by either side; 0 for other codecs */
 };
-/* Notes it.  fragment < GOSSIP_NEARNESS_FRAGMENTS; distance, relative and wrong_share finite and not negative
+/* Notes it.  fragment < GOSSIP_FRAGMENTS_MAX; distance, relative and wrong_share finite and not negative
  * (asserted). */
 void gossip_nearness_note(struct gossip_nearness *memory, const struct gossip_encounter *seen);
 /* The partner refused or could not decode our modular blob (more than half of it wrong): int8 next time. */

@@ -261,7 +261,7 @@ bool gossip_pair(const struct id *run, uint64_t round, unsigned fragments, const
     struct ranked members[GOSSIP_MEMBERS_MAX];
     struct factors f;
     ASSERT(view->count <= GOSSIP_MEMBERS_MAX);
-    ASSERT(fragments >= 1 && fragments <= GOSSIP_PAIR_FRAGMENTS_MAX);
+    ASSERT(fragments >= 1 && fragments <= GOSSIP_FRAGMENTS_MAX);
     if (view->count < 2)
         return false;
     size_t own = rank_members(run, view, self, members);
@@ -286,7 +286,7 @@ bool gossip_pair_by_speed(const struct id *run, uint64_t round, unsigned fragmen
 {
     struct factors f;
     size_t factor;
-    ASSERT(fragments >= 1 && fragments <= GOSSIP_PAIR_FRAGMENTS_MAX);
+    ASSERT(fragments >= 1 && fragments <= GOSSIP_FRAGMENTS_MAX);
     if (view->count < 2)
         return false;
     factors_of(&f, run, fragments, view);

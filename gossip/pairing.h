@@ -28,18 +28,18 @@
 #ifndef DUNLIN_GOSSIP_PAIRING_H
 #define DUNLIN_GOSSIP_PAIRING_H
 
+#include "gossip/fragment.h"
 #include "gossip/members.h"
 
 enum {
     GOSSIP_PAIR_GAP = 8,     /* a partner at most once in so many consecutive rounds ... */
     GOSSIP_PAIR_GAP_MIN = 9, /* ... when the view holds at least so many members */
-    GOSSIP_PAIR_FRAGMENTS_MAX = 8,
-    GOSSIP_SPEED_BLOCK = 4, /* one round in so many pairs by speed */
-    GOSSIP_NEAR_MAX = 15,   /* factors that count as near, at most; also at most a quarter of all members */
+    GOSSIP_SPEED_BLOCK = 4,  /* one round in so many pairs by speed */
+    GOSSIP_NEAR_MAX = 15,    /* factors that count as near, at most; also at most a quarter of all members */
 };
 
 /* True and *partner when self is paired in this round; false when it is alone, the odd one out or not in the
- * view. round need not be view->round.  1 <= fragments <= GOSSIP_PAIR_FRAGMENTS_MAX (asserted).
+ * view. round need not be view->round.  1 <= fragments <= GOSSIP_FRAGMENTS_MAX (asserted).
  * O(count log count) hashes and compares. */
 bool gossip_pair(const struct id *run, uint64_t round, unsigned fragments, const struct gossip_view *view,
                  const struct id *self, struct id *partner);

@@ -17,11 +17,7 @@
 #endif
 
 #include "gossip/codec.h"
-#if __has_include("gossip/codec_modular.h")
-/* check-allow: layers, guarded by the line above, for trees with and without the modular codec */
 #include "gossip/codec_modular.h"
-#define BENCH_MODULAR
-#endif
 #include "gossip/merge/average.h"
 #include "gossip/merge/clip.h"
 #include "gossip/merge/clones.h"
@@ -300,7 +296,6 @@ static void run_decode(struct bench *b)
         fail("a codec refuses its own output");
 }
 
-#ifdef BENCH_MODULAR
 GOSSIP_CLONES
 static void probe_modular_encode(struct bench *b)
 {
@@ -330,17 +325,14 @@ static void run_modular_decode(struct bench *b)
                               (uint8_t *)b->array[4]) != 0)
         fail("the modular codec does not decode its own output");
 }
-#endif
 
 /* What must have run once before a row's turns. */
 static void prepare(struct bench *b, const struct row *row)
 {
     if (row->kernel == run_decode)
         run_encode(b);
-#ifdef BENCH_MODULAR
     if (row->kernel == run_modular_decode)
         run_modular_encode(b);
-#endif
 }
 
 /* bytes: 4 for each stream, twice for what is read and written; moved: a written array counts twice. */
@@ -415,7 +407,6 @@ static size_t add_codecs(struct row rows[], size_t count)
         struct row encode = {.kernel = run_encode, .probe = probe_encode, .codec = codec};
         struct row decode = {.kernel = run_decode, .probe = probe_decode, .codec = codec};
         double reads = 4, target = codec == GOSSIP_CODEC_INT8 ? 0.6 : 0;
-#ifdef BENCH_MODULAR
         if (gossip_modular_bits(codec) > 0) {
             encode.kernel = run_modular_encode;
             encode.probe = probe_modular_encode;
@@ -424,7 +415,6 @@ static size_t add_codecs(struct row rows[], size_t count)
             reads = 8;
             target = 0.6;
         }
-#endif
         encode.target = target;
         encode.bytes = reads + blob;
         encode.moved = reads + 2 * blob;

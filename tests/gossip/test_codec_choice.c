@@ -147,7 +147,7 @@ Test(codec_choice, the_range_grows_with_a_partner_that_was_further_away)
 Test(codec_choice, memory_is_bounded_and_drops_who_was_met_longest_ago)
 {
     for (uint32_t k = 0; k < 3 * GOSSIP_NEARNESS_PEERS; k++)
-        meet(k, 100 + k, k % GOSSIP_NEARNESS_FRAGMENTS, 0.001f, 0.01f, 0.0f);
+        meet(k, 100 + k, k % GOSSIP_FRAGMENTS_MAX, 0.001f, 0.01f, 0.0f);
     for (uint32_t k = 0; k < 3 * GOSSIP_NEARNESS_PEERS; k++)
         cr_assert_eq(close_to(k, 900), k >= 2 * GOSSIP_NEARNESS_PEERS, "%u", k);
 }

@@ -97,7 +97,7 @@ Test(pairing, nobody_meets_a_partner_again_within_eight_rounds)
 {
     size_t sizes[] = {9, 10, 11, 14, 16, 17, 18, 23, 26, 32, 64};
     for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
-        for (unsigned f = 1; f <= GOSSIP_PAIR_FRAGMENTS_MAX; f++) {
+        for (unsigned f = 1; f <= GOSSIP_FRAGMENTS_MAX; f++) {
             if (sizes[k] > 30 && f != 1 && f != 5 && f != 8)
                 continue;
             for (unsigned classes = 1; classes <= 4; classes += 3) {
@@ -115,8 +115,8 @@ Test(pairing, every_fragment_meets_every_partner_once_in_a_tournament)
     size_t partners[GOSSIP_MEMBERS_MAX];
     for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
         size_t n = sizes[k] + sizes[k] % 2 - 1;
-        for (unsigned f = 1; f <= GOSSIP_PAIR_FRAGMENTS_MAX; f++) {
-            unsigned met[GOSSIP_PAIR_FRAGMENTS_MAX][22] = {{0}};
+        for (unsigned f = 1; f <= GOSSIP_FRAGMENTS_MAX; f++) {
+            unsigned met[GOSSIP_FRAGMENTS_MAX][22] = {{0}};
             build(sizes[k], f, 1);
             for (uint64_t round = 0; round < n * f; round++) {
                 pairs_of(round, partners);
@@ -154,7 +154,7 @@ Test(pairing, a_cube_averages_each_fragment_exactly_from_any_cycle_on)
 {
     size_t sizes[] = {2, 4, 8, 16, 32, 64, 128, 256};
     for (unsigned degree = 1; degree <= sizeof sizes / sizeof sizes[0]; degree++) {
-        for (unsigned f = 1; f <= GOSSIP_PAIR_FRAGMENTS_MAX; f += sizes[degree - 1] > 32 ? 4 : 1) {
+        for (unsigned f = 1; f <= GOSSIP_FRAGMENTS_MAX; f += sizes[degree - 1] > 32 ? 4 : 1) {
             build(sizes[degree - 1], f, 1);
             for (unsigned part = 0; part<f; part += sizes[degree - 1]> 32 ? 3 : 1) {
                 uint64_t first = 97 * part + 31 * f;
