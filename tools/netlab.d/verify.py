@@ -166,19 +166,28 @@ def faults_work(lab):
     return results
 
 
+def round_trip_ms(inner, there, at):
+    """The fastest of nine round trips, None if none came back: a busy machine adds to a link's delay, nothing
+    takes from it.  More are tried while even the fastest was plainly held up.
+    """
+    times = []
+    for number in range(60):
+        began = time.monotonic()
+        seen = probe.ask(inner, there, at)
+        if seen and probe.arrives(there, inner, seen):
+            times.append(1000 * (time.monotonic() - began))
+        if number >= 8 and (not times or min(times) < 40):
+            break
+    return min(times, default=None)
+
+
 def links_work(lab):
     """The home "shaped": the delay of its link both ways, then a loss that it gets while it runs."""
     observers = probe.Observers(lab, OBSERVERS)
     inner = probe.Udp(lab, "shaped")
     at, there = observers.address(0), observers.sockets[0]
     try:
-        times = []
-        for _ in range(9):
-            began = time.monotonic()
-            seen = probe.ask(inner, there, at)
-            if seen and probe.arrives(there, inner, seen):
-                times.append(1000 * (time.monotonic() - began))
-        median = sorted(times)[len(times) // 2] if times else 0
+        fastest = round_trip_ms(inner, there, at)
         lab.change_link("shaped", ["loss=40%", "delay=1ms"])
         # The forwarder takes its new shape when it gets to the signal; until then this is the old one.
         deadline = time.monotonic() + 5
@@ -192,7 +201,7 @@ def links_work(lab):
     finally:
         observers.close()
         inner.close()
-    return {"rtt 20 ms": 20 <= median < 40 or median, "loss 40%": 240 <= got <= 360 or got}
+    return {"rtt 20 ms": (fastest is not None and 20 <= fastest < 40) or fastest, "loss 40%": 240 <= got <= 360 or got}
 
 
 def compare(wanted, found):
