@@ -1,6 +1,6 @@
 /* How little averaging keeps models mergeable, and when it does most: the findings of "A Single Merging
- * Suffices" (Zhu et al., arXiv:2507.06542), derived again with our trainer.  Sixteen MLPs start from weights of
- * their own and train on three of ten digits each; in a round each pair of a random matching averages with
+ * Suffices" (Zhu et al., arXiv:2507.06542), derived again with our trainer.  Sixteen MLPs start from weights
+ * of their own and train on three of ten digits each; in a round each pair of a random matching averages with
  * some probability.  The mean of all, which nobody trains, is scored beside the models themselves, and at the
  * end pairs along a hypercube reach it without an all-reduce.  Run with --verbose for the table. */
 #include <criterion/criterion.h>
@@ -12,7 +12,16 @@
 #include "support/glyphs.h"
 #include "train/trainer.h"
 
-enum { NODES = 16, ROWS = 1600, OWN_ROWS = 400, STEPS = 8, ROUNDS = 128, WINDOW = 26, CUBE = 4, CLASSES_EACH = 3 };
+enum {
+    NODES = 16,
+    CUBE = 4, /* its axes */
+    ROWS = 1600,
+    OWN_ROWS = 400,
+    CLASSES_EACH = 3,
+    STEPS = 8,
+    ROUNDS = 128,
+    WINDOW = 26,
+};
 
 struct swarm {
     struct allocator heap;
@@ -28,20 +37,18 @@ struct scores {
 static struct train_samples *open_samples(const struct swarm *swarm, size_t node, size_t rows,
                                           const float pixels[], const uint16_t labels[])
 {
-    struct train_samples_config config = {.inputs = GLYPH_PIXELS,
-                                          .classes = GLYPH_CLASSES,
-                                          .input_max = 16,
-                                          .node.bytes = {(uint8_t)node}};
+    struct train_samples_config config = {
+        .inputs = GLYPH_PIXELS, .classes = GLYPH_CLASSES, .input_max = 16, .node.bytes = {(uint8_t)node}};
     struct train_samples *samples;
     char why[TRAIN_WHY_SIZE];
-    int result =
-        train_samples_of(&config, rows, pixels, labels, &swarm->heap, &samples, why, sizeof why);
+    int result = train_samples_of(&config, rows, pixels, labels, &swarm->heap, &samples, why, sizeof why);
     cr_assert_eq(result, 0, "%s", why);
     return samples;
 }
 
 /* Rows of three neighbouring digits, first ones first. */
-static size_t skewed(size_t node, const float pixels[], const uint16_t labels[], float out[], uint16_t names[])
+static size_t skewed(size_t node, const float pixels[], const uint16_t labels[], float out[],
+                     uint16_t names[])
 {
     size_t count = 0;
     for (size_t i = 0; i < ROWS && count < OWN_ROWS; i++) {
@@ -161,8 +168,8 @@ Test(single_merge, models_that_never_met_do_not_merge)
     close_swarm(&swarm);
 }
 
-/* The models stay near what they are without any exchange; their mean, of a fifth of the exchanges, is as good
- * as that of all of them, and pairs along a hypercube bring every model there. */
+/* The models stay near what they are without any exchange; their mean, of a fifth of the exchanges, is as
+ * good as that of all of them, and pairs along a hypercube bring every model there. */
 Test(single_merge, rare_averages_keep_models_mergeable)
 {
     struct swarm swarm;
