@@ -43,16 +43,18 @@ void gossip_nearness_note(struct gossip_nearness *memory, const struct gossip_en
     struct gossip_acquaintance *a = entry_for(memory, &seen->peer);
     a->round = seen->round;
     a->distance[seen->fragment] = seen->distance;
-    a->relative = seen->relative;
-    a->wrong_share = seen->wrong_share;
+    a->relative[seen->fragment] = seen->relative;
+    a->wrong_share[seen->fragment] = seen->wrong_share;
     memory->typical[seen->fragment] = seen->distance;
 }
 
-void gossip_nearness_far(struct gossip_nearness *memory, const struct id *peer, uint64_t round)
+void gossip_nearness_far(struct gossip_nearness *memory, const struct id *peer, unsigned fragment,
+                         uint64_t round)
 {
+    ASSERT(fragment < GOSSIP_FRAGMENTS_MAX);
     struct gossip_acquaintance *a = entry_for(memory, peer);
     a->round = round;
-    a->wrong_share = 1.0f;
+    a->wrong_share[fragment] = 1.0f;
 }
 
 void gossip_nearness_forget(struct gossip_nearness *memory, const struct id *peer)
@@ -66,18 +68,35 @@ void gossip_nearness_forget(struct gossip_nearness *memory, const struct id *pee
             memory->peers[i] = (struct gossip_acquaintance){0};
 }
 
-bool gossip_nearness_close(const struct gossip_nearness *memory, const struct id *peer, uint64_t round)
+static bool fragment_close(const struct gossip_acquaintance *a, unsigned fragment)
 {
-    const struct gossip_acquaintance *a = find(memory, peer);
-    if (a == NULL || (round > a->round && round - a->round > GOSSIP_NEARNESS_ROUNDS))
-        return false;
-    return (double)a->relative <= GOSSIP_RELATIVE_MAX && (double)a->wrong_share <= GOSSIP_WRONG_SHARE_MAX;
+    return (double)a->relative[fragment] <= GOSSIP_RELATIVE_MAX &&
+           (double)a->wrong_share[fragment] <= GOSSIP_WRONG_SHARE_MAX;
 }
 
-float gossip_nearness_wrong(const struct gossip_nearness *memory, const struct id *peer)
+static bool fragment_met(const struct gossip_acquaintance *a, unsigned fragment)
+{
+    return a->relative[fragment] > 0 || a->wrong_share[fragment] > 0;
+}
+
+bool gossip_nearness_close(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment,
+                           uint64_t round)
 {
     const struct gossip_acquaintance *a = find(memory, peer);
-    return a == NULL ? 0 : a->wrong_share;
+    ASSERT(fragment < GOSSIP_FRAGMENTS_MAX);
+    if (a == NULL || (round > a->round && round - a->round > GOSSIP_NEARNESS_ROUNDS))
+        return false;
+    bool close = fragment_close(a, fragment);
+    for (unsigned i = 0; i < GOSSIP_FRAGMENTS_MAX && !fragment_met(a, fragment); i++)
+        close = close && fragment_close(a, i);
+    return close;
+}
+
+float gossip_nearness_wrong(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment)
+{
+    const struct gossip_acquaintance *a = find(memory, peer);
+    ASSERT(fragment < GOSSIP_FRAGMENTS_MAX);
+    return a == NULL ? 0 : a->wrong_share[fragment];
 }
 
 float gossip_nearness_scale(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment)

@@ -23,18 +23,19 @@ enum {
     0.35                         /* more wrong blocks last time: int8 now (mod3 and its repairs cost more) */
 #define GOSSIP_RELATIVE_MAX 0.25 /* |theirs - ours| / |ours| beyond which a partner is not close */
 
-/* What was seen of one partner; a zeroed one is unused. */
+/* What was seen of one partner; a zeroed one is unused.  Fragments have partners, and distances, of their
+ * own: one of them may be far while the others are close. */
 struct gossip_acquaintance {
     struct id peer;
-    uint64_t round;                       /* of the last exchange that gave a distance */
-    float distance[GOSSIP_FRAGMENTS_MAX]; /* rms of theirs - ours; 0 not known */
-    float relative;                       /* of that last exchange: |theirs - ours| / |ours| */
-    float
-        wrong_share; /* of the blocks of the last modular blob that either of us decoded: the larger share */
+    uint64_t round;                          /* of the last exchange that gave a distance, or of a failure */
+    float distance[GOSSIP_FRAGMENTS_MAX];    /* rms of theirs - ours; 0 not known */
+    float relative[GOSSIP_FRAGMENTS_MAX];    /* |theirs - ours| / |ours|; 0 not known */
+    float wrong_share[GOSSIP_FRAGMENTS_MAX]; /* of the blocks of the last modular blob that either of us
+                                              * decoded: the larger share; 1: it failed */
     bool used;
 };
 
-/* Zeroed at first; about 20 KiB.  When full, the partner met longest ago is forgotten. */
+/* Zeroed at first; about 36 KiB.  When full, the partner met longest ago is forgotten. */
 struct gossip_nearness {
     struct gossip_acquaintance peers[GOSSIP_NEARNESS_PEERS];
     float typical[GOSSIP_FRAGMENTS_MAX]; /* rms distance of the last exchange of the fragment, any
@@ -54,15 +55,19 @@ struct gossip_encounter {
 /* Notes it.  fragment < GOSSIP_FRAGMENTS_MAX; distance, relative and wrong_share finite and not negative
  * (asserted). */
 void gossip_nearness_note(struct gossip_nearness *memory, const struct gossip_encounter *seen);
-/* The partner refused or could not decode our modular blob (more than half of it wrong): int8 next time. */
-void gossip_nearness_far(struct gossip_nearness *memory, const struct id *peer, uint64_t round);
+/* The partner refused or could not decode our modular blob of this fragment (more than half of it wrong):
+ * int8 for it next time. */
+void gossip_nearness_far(struct gossip_nearness *memory, const struct id *peer, unsigned fragment,
+                         uint64_t round);
 /* Forgets a partner that joined again, or (NULL) all of them: after an own restart or a healed partition. */
 void gossip_nearness_forget(struct gossip_nearness *memory, const struct id *peer);
-/* True when this partner was met within GOSSIP_NEARNESS_ROUNDS before round and was close: no further than
- * GOSSIP_RELATIVE_MAX, no more wrong blocks than GOSSIP_WRONG_SHARE_MAX. */
-bool gossip_nearness_close(const struct gossip_nearness *memory, const struct id *peer, uint64_t round);
-/* Share of wrong blocks in the last exchange with this partner; 0 when not known. */
-float gossip_nearness_wrong(const struct gossip_nearness *memory, const struct id *peer);
+/* True when this partner was met within GOSSIP_NEARNESS_ROUNDS before round and was close in this fragment:
+ * no further than GOSSIP_RELATIVE_MAX, no more wrong blocks than GOSSIP_WRONG_SHARE_MAX.  A fragment in which
+ * it was not met yet is judged by the others. */
+bool gossip_nearness_close(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment,
+                           uint64_t round);
+/* Share of wrong blocks in the last exchange of this fragment with this partner; 0 when not known. */
+float gossip_nearness_wrong(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment);
 /* By how much this partner was further away in this fragment than the last one of any: in [1, 16], 1 when
  * either is not known; for gossip_modular_source.distance_scale. */
 float gossip_nearness_scale(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment);

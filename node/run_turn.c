@@ -294,8 +294,9 @@ static enum gossip_codec choose_codec(const struct run *run, const struct run_tu
         .asked = (enum gossip_codec)run->config.codec,
         .accepted =
             (1u << GOSSIP_CODEC_COUNT) - 1, /* the core turns a blob it cannot take into a solo round */
-        .close = gossip_nearness_close(&run->nearness, &turn->partner, turn->round),
-        .wrong_share = (double)gossip_nearness_wrong(&run->nearness, &turn->partner),
+        .close = gossip_nearness_close(&run->nearness, &turn->partner, (unsigned)turn->fragment, turn->round),
+        .wrong_share =
+            (double)gossip_nearness_wrong(&run->nearness, &turn->partner, (unsigned)turn->fragment),
         .bytes_per_s = (double)rate / 2, /* both directions at once */
         .seconds = FULL_WEIGHT_CYCLES * cycle_ns(run) / 1e9,
         .rtt_s = (double)rtt_ns / 1e9,
@@ -484,7 +485,9 @@ static void merge_round(struct worker_job *base)
     if (job->merge)
         job->merge_result =
             gossip_merge_job(&job->input, &run->histories[turn->fragment], phi, delta, diff, &job->report);
-    if (!job->merge || job->merge_result < 0)
+    bool solo = !job->merge || job->merge_result < 0;
+    gossip_history_round(&run->histories[turn->fragment], !solo);
+    if (solo)
         job->result = gossip_solo_job(fragment_of(run, turn)->count, &job->input.outer,
                                       slice(run, turn, run->theta), phi, delta, diff);
 }
@@ -516,7 +519,7 @@ static void merged(void *user, struct worker_job *base)
         if (job->merge_result < 0) {
             trace_emit(&node->trace, TRACE_GATE_REFUSED, now_ns, &turn->outcome.peer, (int64_t)job->round, 0,
                        job->merge_result);
-            gossip_nearness_far(&run->nearness, &turn->outcome.peer, turn->round);
+            gossip_nearness_far(&run->nearness, &turn->outcome.peer, (unsigned)turn->fragment, turn->round);
         } else {
             run->report = job->report;
             note_partner(run, turn, job);
@@ -596,7 +599,7 @@ static void take_outcome(struct run *run, struct run_turn *turn, uint64_t now_ns
         turn->outcome = *event;
         turn->has_outcome = true;
         if (event->kind == GOSSIP_EVENT_SOLO && event->solo == GOSSIP_SOLO_FAR)
-            gossip_nearness_far(&run->nearness, &event->peer, event->round);
+            gossip_nearness_far(&run->nearness, &event->peer, (unsigned)turn->fragment, event->round);
     } else if (event->kind == GOSSIP_EVENT_MERGE) {
         int told = gossip_merge_done(run->gossip, now_ns, event->round, ERR_STALE);
         (void)told;

@@ -2,7 +2,6 @@
 #include "gossip/merge/gate.h"
 
 #include <math.h>
-#include <stdbool.h>
 
 void gossip_history_push(struct gossip_history *history, double distance)
 {
@@ -12,6 +11,14 @@ void gossip_history_push(struct gossip_history *history, double distance)
     history->next = (history->next + 1) % GOSSIP_HISTORY;
     if (history->count < GOSSIP_HISTORY)
         history->count++;
+}
+
+void gossip_history_round(struct gossip_history *history, bool merged)
+{
+    if (merged)
+        history->missed = 0;
+    else if (history->missed < GOSSIP_MISSED_MAX)
+        history->missed++;
 }
 
 double gossip_history_median(const struct gossip_history *history)
@@ -50,7 +57,9 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
         return ERR_REFUSED;
     /* A radius of zero follows a past of identical models (the shared start): it says nothing about
      * distances. */
-    if (in->radius > 0 && in->distance > GOSSIP_REFUSE_FACTOR / GOSSIP_CLIP_FACTOR * in->radius)
+    double wider = in->missed > 1 ? (double)in->missed : 1;
+    double refused = GOSSIP_REFUSE_FACTOR * wider / GOSSIP_CLIP_FACTOR * in->radius;
+    if (in->radius > 0 && in->distance > refused)
         return ERR_REFUSED;
     bool cut = in->radius > 0 && in->distance > in->radius;
     *scale = cut ? (float)(in->radius / in->distance) : 1.0f;

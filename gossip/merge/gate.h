@@ -15,6 +15,11 @@
  * an attack until it makes up half of the history, then the medians let it in.  Two nodes alone that were
  * refused once and drift apart meanwhile are back within 24 exchanges.
  *
+ * Who merged nothing for some rounds of a fragment is up to as many times as far from everybody as usual, and
+ * refusing on account of that would make it worse until the medians know, half a history later.  So the bound
+ * of refusal grows with the own missed rounds from the second on, up to GOSSIP_MISSED_MAX; the cut does not,
+ * which keeps what one partner can do and brings a straggler back by three quarters of a median a merge.
+ *
  * At the start there is no past, and without any bound the first four rounds let one sign-flipping node in
  * four wreck all: perplexity 7.3 became 256.  Members who start from the same weights are as far from each
  * other as they have trained, so a partner further than GOSSIP_START_FACTOR own ways |theta - phi| is refused
@@ -30,6 +35,7 @@
 #ifndef DUNLIN_GOSSIP_MERGE_GATE_H
 #define DUNLIN_GOSSIP_MERGE_GATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -39,6 +45,7 @@ enum {
     GOSSIP_HISTORY = 32,    /* distances remembered: with one hostile in four, half of 16 are so too often */
     GOSSIP_HISTORY_MIN = 4, /* below this many nothing is cut */
     GOSSIP_GATE_ROUNDS = 8, /* partner's round may differ from ours by at most this */
+    GOSSIP_MISSED_MAX = 7,  /* missed merges that widen the bound of refusal */
 };
 
 #define GOSSIP_CLIP_FACTOR   1.5  /* medians: a partner further than this is cut to it */
@@ -53,12 +60,15 @@ enum {
  */
 struct gossip_history {
     double distance[GOSSIP_HISTORY];
-    uint32_t count; /* valid entries */
-    uint32_t next;  /* slot written next */
+    uint32_t count;  /* valid entries */
+    uint32_t next;   /* slot written next */
+    uint32_t missed; /* rounds of the fragment since its last merge, counted to GOSSIP_MISSED_MAX */
 };
 
 /* Forgets the oldest when full.  Distances that are not finite or negative are a bug (asserted). */
 void gossip_history_push(struct gossip_history *history, double distance);
+/* The fragment's round ended with (true) or without a merge. */
+void gossip_history_round(struct gossip_history *history, bool merged);
 /* Their median, or INFINITY while fewer than GOSSIP_HISTORY_MIN are known. */
 double gossip_history_median(const struct gossip_history *history);
 /* Radius tau, or INFINITY while fewer than GOSSIP_HISTORY_MIN distances are known. */
@@ -71,13 +81,14 @@ struct gossip_gate_input {
     double own_norm; /* |ours| of decoded values */
     double distance; /* |theirs - ours| of decoded values */
     double radius;   /* gossip_history_radius */
+    uint32_t missed; /* gossip_history.missed */
     double way; /* |theta - phi|, own training since the fragment's last round; INFINITY: no rule at start */
 };
 
 /* Returns 0 and *scale in (0, 1], by which theirs - ours is multiplied.  ERR_STALE: rounds too far apart.
  * ERR_NOT_FINITE: norm or distance is.  ERR_REFUSED: distance beyond GOSSIP_DISTANCE_MAX of the own norm, or
- * beyond GOSSIP_REFUSE_FACTOR medians, or, without a past, beyond GOSSIP_START_FACTOR ways.  On any of them
- * take the solo step and count the partner as refused.
+ * beyond GOSSIP_REFUSE_FACTOR * max(1, missed) medians, or, without a past, beyond GOSSIP_START_FACTOR ways.
+ * On any of them take the solo step and count the partner as refused.
  */
 MUST_USE int gossip_gate(const struct gossip_gate_input *in, float *scale);
 

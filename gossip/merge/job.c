@@ -212,6 +212,7 @@ int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history 
                                      .own_norm = sqrt(survey.own_square),
                                      .distance = sqrt(survey.difference),
                                      .radius = gossip_history_radius(history),
+                                     .missed = history->missed,
                                      .way = in->strangers ? INFINITY : sqrt(survey.way_square)};
     result = gossip_gate(&gate, &scale);
     if (result == ERR_OK || result == ERR_REFUSED)

@@ -157,11 +157,13 @@ static void merge(struct swarm *s, struct node *node, const float theirs[DIMS], 
                                        .own_norm = sqrt(sums.xx),
                                        .distance = gossip_sums_distance(&sums),
                                        .radius = gossip_history_radius(&node->distances),
+                                       .missed = node->distances.missed,
                                        .way = gossip_sums_distance(&own)};
         result = gossip_gate(&in, &scale);
         if (result == ERR_OK || result == ERR_REFUSED)
             gossip_history_push(&node->distances, in.distance);
     }
+    gossip_history_round(&node->distances, result == ERR_OK);
     if (result < 0) {
         node->refused += honest;
         solo(node, &outer);

@@ -63,6 +63,30 @@ Test(gate, two_who_drift_apart_without_merging_let_each_other_in_again)
     }
 }
 
+/* Some merges lost, to a frozen partner or a bad line, and everybody is further away than ever: the next one
+ * is cut, not refused, and what is cut does not grow. */
+Test(gate, missed_merges_widen_what_is_refused_and_not_what_is_cut)
+{
+    struct gossip_history h = {0};
+    float scale;
+    for (int i = 0; i < GOSSIP_HISTORY; i++)
+        gossip_history_push(&h, 1);
+    for (uint32_t missed = 0; missed < 2 * GOSSIP_MISSED_MAX; missed++) {
+        uint32_t counted = missed < GOSSIP_MISSED_MAX ? missed : GOSSIP_MISSED_MAX;
+        struct gossip_gate_input in = {.own_norm = 1e6, .radius = 1.5, .missed = h.missed};
+        double wider = counted > 1 ? counted : 1;
+        cr_assert_eq(h.missed, counted);
+        in.distance = 2.99 * wider;
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        cr_assert_float_eq((double)scale * in.distance, 1.5, 1e-5);
+        in.distance = 3.01 * wider;
+        cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+        gossip_history_round(&h, false);
+    }
+    gossip_history_round(&h, true);
+    cr_assert_eq(h.missed, 0);
+}
+
 Test(gate, cuts_refuses_and_lets_through)
 {
     double factor = GOSSIP_REFUSE_FACTOR / GOSSIP_CLIP_FACTOR;

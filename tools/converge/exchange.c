@@ -66,6 +66,7 @@ void exchange_forget(const struct exchange_model *model, struct exchange_memory 
 int exchange_solo(const struct exchange_rule *rule, struct exchange_side *side)
 {
     size_t at = fragment_of(rule)->offset;
+    gossip_history_round(&side->memory->history[rule->fragment], false);
     return gossip_solo_job(fragment_of(rule)->count, &rule->outer, side->theta + at, side->phi + at,
                            side->delta + at, side->diff + at);
 }
@@ -80,9 +81,10 @@ static enum gossip_codec codec_for(const struct exchange_rule *rule, const struc
                                    const struct exchange_side *other)
 {
     const struct gossip_nearness *memory = &self->memory->nearness;
-    struct gossip_choice_input in = {.asked = rule->codec,
-                                     .accepted = (1U << GOSSIP_CODEC_COUNT) - 1,
-                                     .close = gossip_nearness_close(memory, other->id, rule->round)};
+    struct gossip_choice_input in = {
+        .asked = rule->codec,
+        .accepted = (1U << GOSSIP_CODEC_COUNT) - 1,
+        .close = gossip_nearness_close(memory, other->id, (unsigned)rule->fragment, rule->round)};
     return gossip_codec_choose(&in);
 }
 
@@ -205,6 +207,7 @@ static int merge(const struct exchange_rule *rule, struct exchange_side *self,
         self->refused = true;
         return exchange_solo(rule, self);
     }
+    gossip_history_round(&self->memory->history[rule->fragment], true);
     self->merged = true;
     self->clipped = report.scale < 1.0F;
     self->corrected = report.corrected;
@@ -259,8 +262,8 @@ static const float *raw_values(const struct exchange_side *side)
 static int give_up(const struct exchange_rule *rule, struct exchange_side *a, struct exchange_side *b)
 {
     a->refused = b->refused = true;
-    gossip_nearness_far(&a->memory->nearness, b->id, rule->round);
-    gossip_nearness_far(&b->memory->nearness, a->id, rule->round);
+    gossip_nearness_far(&a->memory->nearness, b->id, (unsigned)rule->fragment, rule->round);
+    gossip_nearness_far(&b->memory->nearness, a->id, (unsigned)rule->fragment, rule->round);
     int result = exchange_solo(rule, a);
     return result < 0 ? result : exchange_solo(rule, b);
 }
