@@ -637,8 +637,8 @@ uint64_t run_deadline_ns(const struct run *run)
     if (run->stage == RUN_CHAIN || run->stage == RUN_FETCHING ||
         (run->stage == RUN_SYNCING && !run->evaluating))
         next = run->stage_deadline_ns;
-    else if (run->stage == RUN_TRAINING && !run->paused && run_turn_free(run, run->round + 1))
-        next = run->boundary_ns;
+    if (run_round_deadline_ns(run) < next)
+        next = run_round_deadline_ns(run);
     if (run_save_wanted(run) && run->save_next_ns < next)
         next = run->save_next_ns;
     return next < first ? next : first;

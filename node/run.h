@@ -34,6 +34,9 @@ enum {
     RUN_EVALUATE_ROUNDS = 8, /* validation loss is measured every so many rounds */
 };
 
+/* held_round: a fetch waits, until no turn is under way at all. */
+#define RUN_HELD_FETCH UINT64_MAX
+
 enum run_stage {
     RUN_CHAIN,    /* looking for somebody who has the chain */
     RUN_LOADING,  /* the trainer reads the data, the disk worker the checkpoint */
@@ -99,6 +102,7 @@ struct run {
     uint64_t round; /* begun last */
     uint64_t joined_round;
     uint64_t boundary_ns;       /* when the next round ends */
+    uint64_t held_round;        /* that the boundary has passed for, but no turn is free; 0: none */
     uint64_t stage_deadline_ns; /* CHAIN, SYNCING, FETCHING: try something else then */
     uint64_t advance_to;        /* newer round heard of in the middle of ours; 0: none */
     uint64_t others_round;      /* furthest progress of the other members at our last boundary */

@@ -39,6 +39,8 @@ void run_sync_all(struct run *run);
 /* run_round.c */
 void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round);
 void run_round_tick(struct run *run, uint64_t now_ns);
+/* When it has something to do; UINT64_MAX: not before a turn ends, if at all. */
+uint64_t run_round_deadline_ns(const struct run *run);
 /* A turn has ended. */
 void run_round_applied(struct run *run);
 void run_finish(struct run *run);

@@ -18,6 +18,7 @@ void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round)
     run->round = round;
     run->fetch_tries = 0;
     run->boundary_ns = now_ns + round_ns(run);
+    run->held_round = 0;
     run->rate_ns = now_ns;
     run->rate_tokens = run_tokens(run);
     run_put_member(run, now_ns);
@@ -58,6 +59,7 @@ static void begin_round(struct run *run, uint64_t now_ns, uint64_t round)
 {
     bool behind = now_ns > run->boundary_ns + round_ns(run);
     run->round = round;
+    run->held_round = 0;
     run->boundary_ns = behind ? now_ns + round_ns(run) : run->boundary_ns + round_ns(run);
     if (!run->isolated && too_far_ahead(run, round))
         run->boundary_ns += round_ns(run) / 2;
@@ -168,6 +170,7 @@ void run_round_tick(struct run *run, uint64_t now_ns)
     if (run->stage != RUN_TRAINING || run->paused || now_ns < run->boundary_ns ||
         run->round >= run->config.rounds)
         return;
+    run->held_round = 0;
     run_swarm_now(run, &swarm);
     /* A member that says in an invite that we are behind is heeded when the registers agree. */
     uint64_t lag = run->state_wanted ? 0 : GOSSIP_ROUND_LAG_MAX;
@@ -175,8 +178,10 @@ void run_round_tick(struct run *run, uint64_t now_ns)
     if (!run->isolated && swarm.has_donor && swarm.round_max > run->round + lag &&
         now_ns >= run->fetch_next_ns) {
         run->state_wanted = lag == 0;
-        if (!run_turns_idle(run))
-            return; /* what is on its way is merged first: it takes half a cycle at most */
+        if (!run_turns_idle(run)) { /* what is on its way is merged first: it takes half a cycle at most */
+            run->held_round = RUN_HELD_FETCH;
+            return;
+        }
         run->state_wanted = false;
         trace_emit(&run->node->trace, TRACE_ROUND_JUMP, now_ns, NULL, (int64_t)run->round,
                    (int64_t)swarm.round_max, 0);
@@ -193,4 +198,20 @@ void run_round_tick(struct run *run, uint64_t now_ns)
     }
     if (run_turn_free(run, next))
         begin_round(run, now_ns, next);
+    else
+        run->held_round = next;
+}
+
+/* A boundary that nothing can follow yet is no reason to wake up, not even when it has passed: the end of the
+ * turn that it waits for is one. */
+uint64_t run_round_deadline_ns(const struct run *run)
+{
+    bool can_begin;
+    if (run->stage != RUN_TRAINING || run->paused || run->round >= run->config.rounds)
+        return UINT64_MAX;
+    if (run->held_round == RUN_HELD_FETCH)
+        can_begin = run_turns_idle(run);
+    else
+        can_begin = run_turn_free(run, run->held_round != 0 ? run->held_round : run->round + 1);
+    return can_begin ? run->boundary_ns : UINT64_MAX;
 }

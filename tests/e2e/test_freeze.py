@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """One of four nodes is frozen (SIGSTOP): the others lose merges with it, never rounds; then it catches up.
 
-Every node is held to its share of the processors, so that the freeze frees nothing for the others.
+Every node is held to its share of the processors, so that the freeze frees nothing for the others.  And a
+partner that freezes in the last round's exchange does not keep the other from ending the run.
 """
 
 import signal
@@ -13,6 +14,8 @@ from harness import SMALL, expect, say, wait_until
 ROUND_S = 0.5
 OPTIONS = SMALL + ["--round-ms", "%d" % (1000 * ROUND_S), "--rounds", "2000"]
 WINDOW_S = 18
+LAST = 16
+ID_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 def next_round(node):
@@ -36,7 +39,25 @@ def catches_up(frozen, others):
     return own >= ahead - 2
 
 
+def last_exchange(context):
+    """It outlives its round: who invites, the lower id, waits as long as an exchange may last."""
+    with context.swarm("last", cpu=harness.nodes.cpu_share(2)) as swarm:
+        swarm.start(2)
+        options = SMALL + ["--round-ms", "%d" % (1000 * ROUND_S), "--rounds", "%d" % LAST]
+        swarm.train(context.text(), options)
+        inviter, frozen = sorted(
+            swarm.nodes, key=lambda node: [ID_LETTERS.index(letter) for letter in node.id]
+        )
+        inviter.wait_run("nears its end", 60, lambda run: run["round"] >= LAST - 1, every=0.02)
+        frozen.signal(signal.SIGSTOP)
+        run = inviter.wait_run("ends", 30, lambda run: run["state"] == "finished", every=0.05)
+        say("the last partner froze: %d merges, skipped %r" % (run["merges"], run["skipped_by"]))
+        frozen.signal(signal.SIGCONT)
+        frozen.wait_run("ends too", 30, lambda run: run["state"] == "finished")
+
+
 def test(context):
+    last_exchange(context)
     with context.swarm(cpu=harness.nodes.cpu_share(4)) as swarm:
         swarm.start(4)
         swarm.train(context.text(), OPTIONS)
