@@ -426,10 +426,10 @@ static void free_weights(struct weights_job *job)
 static void export_weights(struct weights_job *job)
 {
     struct store_io io = store_io_system();
-    job->bytes = train_safetensors_bytes(&job->layout);
+    job->bytes = train_safetensors_bytes(&job->layout, NULL);
     uint8_t *image = malloc(job->bytes);
-    job->result =
-        image == NULL ? ERR_NO_MEMORY : train_safetensors_write(&job->layout, job->params, image, job->bytes);
+    job->result = image == NULL ? ERR_NO_MEMORY
+                                : train_safetensors_write(&job->layout, NULL, job->params, image, job->bytes);
     if (job->result == ERR_OK) {
         hash_content(bytes_of(image, job->bytes), &job->digest);
         job->result = store_file_write(&io, job->path, bytes_of(image, job->bytes), 0644, true);
