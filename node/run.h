@@ -111,7 +111,8 @@ struct run {
     uint64_t fetch_next_ns; /* all donors failed: not tried again before */
     bool publishing;        /* a state is being encoded for joiners */
     uint64_t published_round;
-    bool state_wanted; /* behind: fetch at the next boundary */
+    bool published_last; /* the weights of a finished run */
+    bool state_wanted;   /* behind: fetch at the next boundary */
 
     unsigned jobs;   /* on the merge worker */
     bool saving;     /* a checkpoint is being written */

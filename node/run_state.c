@@ -500,8 +500,10 @@ static void state_was_encoded(void *user, struct worker_job *base)
 void run_publish_state(struct run *run)
 {
     size_t slot = run->states[0].lent ? 1 : 0;
-    if (run->isolated || run->publishing || run->states[slot].lent ||
-        (run->published_round != 0 && run->round < run->published_round + STATE_ROUNDS))
+    bool last = run->stage == RUN_FINISHED; /* phi changes no more: what is served from now on must be it */
+    bool recent = last ? run->published_last
+                       : run->published_round != 0 && run->round < run->published_round + STATE_ROUNDS;
+    if (run->isolated || run->publishing || run->states[slot].lent || recent)
         return;
     struct state_job *job = new_state_job(run, encode_state, state_was_encoded);
     if (job == NULL)
@@ -511,9 +513,11 @@ void run_publish_state(struct run *run)
     run->states[slot].lent = true;
     run->publishing = true;
     run->published_round = run->round;
+    run->published_last = last;
     if (worker_submit(&run->node->merge_worker, &job->job) < 0) {
         run->states[slot].lent = false;
         run->publishing = false;
+        run->published_last = false;
         free(job);
     }
 }
@@ -553,6 +557,8 @@ void run_state_tick(struct run *run, uint64_t now_ns)
 {
     if (run->stage == RUN_FETCHING && now_ns >= run->stage_deadline_ns)
         run_begin_fetch(run, now_ns);
+    if (run->stage == RUN_FINISHED)
+        run_publish_state(run); /* once; a joiner that is being served may have put it off */
     if (run_save_wanted(run) && now_ns >= run->save_next_ns)
         run_save(run);
 }
