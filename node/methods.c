@@ -35,7 +35,7 @@ const struct control_method node_methods[] = {
     {"sample", "run:s prompt:s length:u temperature:f top_k:u seed:u ", method_sample},
     {"checkpoint.ls", "run:s ", method_checkpoint_ls},
     {"checkpoint.save", "run:s ", method_checkpoint_save},
-    {"checkpoint.export", "run:s path:s ", method_checkpoint_export},
+    {"checkpoint.export", "run:s path:s merge:u wait_s:u ", method_checkpoint_export},
     {"speed", "id:s bytes:u down:b wait_s:u ", method_speed},
     {"nat", "", method_nat},
     {"trace", "id:s ", method_trace},

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "node/export_merge.h"
 #include "node/run_internal.h"
 #include "train/trainer.h"
 
@@ -478,6 +479,7 @@ void run_release(struct run *run)
         train_thread_stop(run->trainer);
     run->trainer = NULL;
     methods_saved(run, ERR_CLOSED);
+    export_merge_release(run);
     streams_forget_run(run->node, run);
     crdt_chain_deinit(&run->chain);
     float *arrays[] = {run->theta, run->phi, run->delta, run->diff};
@@ -602,6 +604,7 @@ bool run_is_busy(const struct run *run)
 
 void run_tick(struct run *run, uint64_t now_ns)
 {
+    export_merge_tick(run, now_ns);
     if (run->leaving) {
         if (run_is_busy(run))
             return;
@@ -641,5 +644,7 @@ uint64_t run_deadline_ns(const struct run *run)
         next = run_round_deadline_ns(run);
     if (run_save_wanted(run) && run->save_next_ns < next)
         next = run->save_next_ns;
+    if (export_merge_deadline_ns(run) < next)
+        next = export_merge_deadline_ns(run);
     return next < first ? next : first;
 }

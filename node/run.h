@@ -26,6 +26,7 @@
 #include "train/model.h"
 
 struct node;
+struct export_merge;
 
 enum {
     RUN_NAME_SIZE = CRDT_NAME_MAX + 1,
@@ -122,6 +123,7 @@ struct run {
     uint64_t saved_round;
     uint64_t save_next_ns; /* not before */
     uint64_t save_took_ns;
+    struct export_merge *exporting; /* node/export_merge.h; NULL: none */
     bool evaluating;
     uint64_t steps_before; /* of earlier lives of this node in the run */
     uint64_t tokens_before;

@@ -64,6 +64,11 @@ void run_state_tick(struct run *run, uint64_t now_ns);
 /* A round is believed when a second member (we count) is near it: one alone cannot send all others fetching.
  * When no two are near each other, the furthest is taken at its word. */
 void run_swarm_now(struct run *run, struct run_swarm *out);
+/* The other live members by their registers, in no order; returns how many.  *round_max as in struct
+ * run_swarm, *live with self. */
+enum { RUN_OTHERS_MAX = 2 * GOSSIP_MEMBERS_MAX };
+size_t run_others_now(const struct run *run, struct gossip_member_state others[RUN_OTHERS_MAX],
+                      uint64_t *round_max, size_t *live);
 void run_view_now(struct run *run, uint64_t round, struct gossip_view *view);
 void run_put_member(struct run *run, uint64_t now_ns);
 void run_put_progress(struct run *run);

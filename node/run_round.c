@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "node/export_merge.h"
 #include "node/run_internal.h"
 
 static uint64_t round_ns(const struct run *run)
@@ -150,10 +151,12 @@ bool run_drain(struct run *run, uint64_t now_ns)
             run->state_wanted = true;
             break;
         case GOSSIP_EVENT_STATE:
-            run_fetched(run, now_ns, &event);
+            if (!export_merge_event(run, now_ns, &event))
+                run_fetched(run, now_ns, &event);
             break;
         case GOSSIP_EVENT_FETCH_FAILED:
-            run_fetch_failed(run, now_ns, &event);
+            if (!export_merge_event(run, now_ns, &event))
+                run_fetch_failed(run, now_ns, &event);
             break;
         case GOSSIP_EVENT_RELEASE:
             run_turn_release(run, event.cookie);

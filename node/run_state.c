@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "gossip/codec.h"
+#include "node/export_merge.h"
 #include "node/run_internal.h"
 
 enum {
@@ -364,6 +365,7 @@ void run_begin_fetch(struct run *run, uint64_t now_ns)
         run_enter_training(run, now_ns, run->round);
         return;
     }
+    export_merge_yield(run, now_ns);
     (void)peers_want(run->node, &swarm.donor, NULL, 0, 60 * NODE_SECOND_NS);
     if (gossip_fetch(run->gossip, now_ns, &swarm.donor, run->fetch_buffer,
                      run->shape.encoded_bytes[GOSSIP_CODEC_FP32]) < 0)

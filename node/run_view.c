@@ -131,22 +131,30 @@ static int by_progress(const void *a, const void *b)
     return memcmp(x->id.bytes, y->id.bytes, ID_BYTES);
 }
 
+size_t run_others_now(const struct run *run, struct gossip_member_state others[RUN_OTHERS_MAX],
+                      uint64_t *round_max, size_t *live)
+{
+    uint64_t now_ms = node_wall_ms();
+    size_t folded = fold(run, others, RUN_OTHERS_MAX);
+    size_t count = 0;
+    *live = 0;
+    for (size_t i = 0; i < folded; i++) {
+        if (others[i].expires_ms <= now_ms)
+            continue;
+        ++*live;
+        if (!id_equal(&others[i].id, &run->node->identity.id))
+            others[count++] = others[i];
+    }
+    *round_max = believed_round(run, others, count);
+    return count;
+}
+
 void run_swarm_now(struct run *run, struct run_swarm *out)
 {
-    struct gossip_member_state states[2 * GOSSIP_MEMBERS_MAX];
-    uint64_t now_ms = node_wall_ms();
-    size_t folded = fold(run, states, 2 * GOSSIP_MEMBERS_MAX);
-    size_t others = 0;
+    struct gossip_member_state states[RUN_OTHERS_MAX];
     size_t donors = 0;
     memset(out, 0, sizeof *out);
-    for (size_t i = 0; i < folded; i++) {
-        if (states[i].expires_ms <= now_ms)
-            continue;
-        out->members++;
-        if (!id_equal(&states[i].id, &run->node->identity.id))
-            states[others++] = states[i];
-    }
-    out->round_max = believed_round(run, states, others);
+    size_t others = run_others_now(run, states, &out->round_max, &out->members);
     for (size_t i = 0; i < others; i++) { /* those near the believed round, and not beyond it */
         if (states[i].progress_round <= out->round_max &&
             states[i].progress_round + GOSSIP_ROUND_LAG_MAX >= out->round_max)

@@ -78,6 +78,13 @@ static const struct option compare_options[] = {
     {0},
 };
 
+static const struct option export_options[] = {
+    {"--merge", "merge", VALUE_COUNT, "K", "the mean of K members' weights, this node's included"},
+    {"--wait", "wait_s", VALUE_COUNT, "SECONDS",
+     "with --merge: how long a member may be silent (default 30)"},
+    {0},
+};
+
 #define RUN_ARGUMENT                                                                                         \
     {                                                                                                        \
         "run", "RUN", VALUE_TEXT, false, false                                                               \
@@ -226,9 +233,16 @@ const struct command cli_commands[] = {
      .show = show_checkpoint_written},
     {.name = "checkpoint export",
      .summary = "write the weights as a .safetensors file",
+     .details =
+         "With --merge the weights are fetched from other members of the run, one after the other, and\n"
+         "averaged; nothing changes in the run.  Members that do not answer are replaced by others where\n"
+         "there are any, and named; with fewer than K a warning says how many models are in the mean.\n"
+         "The file's metadata name the members and their rounds.  --merge 1 is the plain export.",
      .arguments = {RUN_ARGUMENT, {"path", "FILE", VALUE_PATH, false, false}},
+     .options = export_options,
      .method = "checkpoint.export",
-     .show = show_checkpoint_written},
+     .show = show_checkpoint_exported,
+     .progress = progress_export},
     {.name = "checkpoint verify",
      .summary = "check a model or checkpoint file (needs no daemon)",
      .arguments = {{"path", "FILE", VALUE_PATH, false, false}},
