@@ -189,8 +189,13 @@ static void merge_tensor(const struct gossip_merge_input *in, const struct gossi
         ASSERT(result == ERR_OK); /* the survey has decoded the same bytes */
         if (distances != NULL)
             note_distances(count, in->theta + from, piece.theirs, distances + start / GOSSIP_BLOCK);
-        gossip_pair_target(count, in->partner_weight * scale, in->theta + from, piece.ours, piece.theirs,
-                           tbar);
+        float weight = in->partner_weight * scale;
+        if (correction.factor == 1.0f) { /* the same bits as the three below */
+            gossip_pair_step(count, in->outer.alpha, in->outer.beta, weight, in->theta + from, piece.ours,
+                             piece.theirs, phi + from, delta + from, diff + from);
+            continue;
+        }
+        gossip_pair_target(count, weight, in->theta + from, piece.ours, piece.theirs, tbar);
         gossip_correction_apply(correction, count, tbar);
         gossip_outer_step(count, in->outer.alpha, in->outer.beta, tbar, in->theta + from, phi + from,
                           delta + from, diff + from);
