@@ -21,7 +21,8 @@ const struct control_method node_methods[] = {
     {"dht.provide", "key:s ", method_dht_provide},
     {"run.create",
      "data:s name:s width:u layers:u heads:u context:u batch:u round_ms:u rounds:u lr:f seed:u codec:s "
-     "alpha:f beta:f gamma:f fragments:u strangers:b train:b isolated:b model:s sizes:s input_max:f label:s "
+     "alpha:f beta:f gamma:f fragments:u strangers:b loss_test:b train:b isolated:b model:s sizes:s "
+     "input_max:f label:s "
      "init_seed:u ",
      method_run_create},
     {"run.join", "run:s data:s isolated:b init_seed:u ", method_run_join},

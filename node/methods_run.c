@@ -136,6 +136,7 @@ static int read_config(struct node *node, const struct pack_reader *params, stru
     (void)u32_param(params, "rounds", &config->rounds);
     (void)u32_param(params, "fragments", &config->fragments);
     (void)control_bool(params, "strangers", &config->strangers);
+    (void)control_bool(params, "loss_test", &config->loss_test);
     (void)control_float(params, "lr", &config->lr);
     (void)control_float(params, "alpha", &config->alpha);
     if (control_float(params, "beta", &config->beta))

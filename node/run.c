@@ -42,10 +42,11 @@ void run_set_running(struct run *run)
 }
 
 /* Arrays, blobs and the core, in floats and bytes. */
-static uint64_t buffer_bytes(const struct train_layout *layout, const struct gossip_layout *shape)
+static uint64_t buffer_bytes(const struct train_layout *layout, const struct gossip_layout *shape,
+                             bool loss_test)
 {
     uint64_t floats = 4 * (uint64_t)layout->arena_floats * sizeof(float);
-    return floats + run_turns_bytes(shape) +
+    return floats + run_turns_bytes(shape, loss_test) +
            3 * shape->encoded_bytes[GOSSIP_CODEC_FP32]; /* two states, one to be fetched */
 }
 
@@ -81,7 +82,7 @@ uint64_t run_memory_bytes(const struct run_config *config, unsigned threads)
     char why[NODE_ERROR_SIZE];
     if (shape_of(config, &layout, tensors, &shape, why) < 0)
         return 0;
-    return buffer_bytes(&layout, &shape) + train_thread_memory_bytes(config, threads);
+    return buffer_bytes(&layout, &shape, config->loss_test) + train_thread_memory_bytes(config, threads);
 }
 
 /* Refuses what does not fit before anything is started. */
@@ -182,6 +183,10 @@ static void event_of_run(struct run *run, const struct train_thread_event *event
         if (!event->refused)
             run_turn_applied(run, event->tag);
         break;
+    case TRAIN_THREAD_TRIED:
+        if (!event->refused)
+            run_turn_tried(run, event);
+        break;
     case TRAIN_THREAD_LOADED:
         free(event->bytes);
         if (!event->refused)
@@ -231,7 +236,7 @@ static int build(struct run *run, char why[NODE_ERROR_SIZE])
     if (run->own_init && !run->config.strangers) {
         (void)snprintf(why, NODE_ERROR_SIZE,
                        "run %s: init_seed (--init-seed) needs a run created with strangers (--strangers): "
-                       "members refuse weights that started elsewhere",
+                       "members refuse weights that started elsewhere; leave it and join without --init-seed",
                        run->name);
         return ERR_INVALID;
     }
@@ -280,6 +285,7 @@ static int start(struct run *run, char why[NODE_ERROR_SIZE])
                                          .on_event = trainer_event,
                                          .user = run};
     (void)snprintf(config.data, sizeof config.data, "%s", run->data);
+    rng_fill(&node->rng, config.secret, sizeof config.secret);
     if (run->own_init)
         run_seed_of(run->init_seed, config.run.seed);
     result = train_thread_start(&run->trainer, &node->loop, &config);

@@ -95,6 +95,7 @@ struct run {
     size_t distance_count;
     struct gossip_nearness nearness;
     struct run_turn turns[GOSSIP_LANES];
+    uint64_t failed_trials; /* merges that the loss of a private batch refused, since the start */
 
     uint64_t round; /* begun last */
     uint64_t joined_round;

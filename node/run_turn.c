@@ -69,6 +69,14 @@ static size_t list_max(const struct gossip_layout *layout)
     return gossip_indices_bytes_max(blocks_max(layout), blocks_max(layout) / 2) + 1;
 }
 
+static size_t values_max(const struct gossip_layout *layout)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < layout->fragment_count; i++)
+        most = layout->fragments[i].count > most ? layout->fragments[i].count : most;
+    return most;
+}
+
 static size_t all_blocks(const struct gossip_layout *layout)
 {
     uint64_t sum = 0;
@@ -77,11 +85,24 @@ static size_t all_blocks(const struct gossip_layout *layout)
     return (size_t)sum;
 }
 
-uint64_t run_turns_bytes(const struct gossip_layout *layout)
+uint64_t run_turns_bytes(const struct gossip_layout *layout, bool loss_test)
 {
     uint64_t blobs = RUN_BLOBS * (uint64_t)fragment_max(layout, GOSSIP_CODEC_FP32);
     uint64_t lists = (blocks_max(layout) / 2 + 1) * 2 * sizeof(uint32_t) + list_max(layout);
-    return blobs + all_blocks(layout) * sizeof(float) + GOSSIP_LANES * (lists + repair_max(layout));
+    uint64_t trials = loss_test ? 3 * values_max(layout) * sizeof(float) : 0;
+    return blobs + all_blocks(layout) * sizeof(float) + GOSSIP_LANES * (lists + repair_max(layout) + trials);
+}
+
+static bool allocate_trial(struct run *run, struct run_turn *turn)
+{
+    const struct allocator *alloc = &run->node->alloc;
+    size_t values = values_max(&run->shape);
+    if (!run->config.loss_test)
+        return true;
+    turn->trial_phi = allocator_get(alloc, values, sizeof(float));
+    turn->trial_delta = allocator_get(alloc, values, sizeof(float));
+    turn->trial_scratch = allocator_get(alloc, values, sizeof(float));
+    return turn->trial_phi != NULL && turn->trial_delta != NULL && turn->trial_scratch != NULL;
 }
 
 int run_turns_allocate(struct run *run)
@@ -100,6 +121,7 @@ int run_turns_allocate(struct run *run)
         turn->list = allocator_get(alloc, 1, list_max(layout));
         turn->repair = allocator_get(alloc, 1, repair_max(layout));
         fine = turn->wanted != NULL && turn->repaired != NULL && turn->list != NULL && turn->repair != NULL;
+        fine = allocate_trial(run, turn) && fine;
     }
     if (!fine)
         return ERR_NO_MEMORY;
@@ -120,6 +142,9 @@ void run_turns_release(struct run *run)
         allocator_release(alloc, turn->repaired);
         allocator_release(alloc, turn->list);
         allocator_release(alloc, turn->repair);
+        allocator_release(alloc, turn->trial_phi);
+        allocator_release(alloc, turn->trial_delta);
+        allocator_release(alloc, turn->trial_scratch);
     }
 }
 
@@ -471,6 +496,18 @@ static void repair_encoded(void *user, struct worker_job *base)
 
 /* ---- the outcome ---- */
 
+/* What the trainer is to try first: phi and delta stay as they are. */
+static int merge_beside(struct turn_job *job)
+{
+    struct run *run = job->run;
+    struct run_turn *turn = job->turn;
+    size_t bytes = fragment_of(run, turn)->count * sizeof(float);
+    memcpy(turn->trial_phi, slice(run, turn, run->phi), bytes);
+    memcpy(turn->trial_delta, slice(run, turn, run->delta), bytes);
+    return gossip_merge_job(&job->input, &run->histories[turn->fragment], turn->trial_phi, turn->trial_delta,
+                            slice(run, turn, run->diff), &job->report);
+}
+
 static void merge_round(struct worker_job *base)
 {
     struct turn_job *job = (struct turn_job *)(void *)base;
@@ -481,7 +518,9 @@ static void merge_round(struct worker_job *base)
     float *diff = slice(run, turn, run->diff);
     if (job->far)
         gossip_distances_widen((size_t)run->shape.fragment_blocks[turn->fragment], distances_of(run, turn));
-    if (job->merge)
+    if (job->merge && run->config.loss_test)
+        job->merge_result = merge_beside(job);
+    else if (job->merge)
         job->merge_result =
             gossip_merge_job(&job->input, &run->histories[turn->fragment], phi, delta, diff, &job->report);
     if (!job->merge || job->merge_result < 0)
@@ -490,7 +529,8 @@ static void merge_round(struct worker_job *base)
 }
 
 /* What this exchange says of the partner, for the choice of the next codec. */
-static void note_partner(struct run *run, const struct run_turn *turn, const struct turn_job *job)
+static void note_partner(struct run *run, const struct run_turn *turn,
+                         const struct gossip_merge_report *report)
 {
     double blocks = (double)run->shape.fragment_blocks[turn->fragment];
     double wrong =
@@ -498,9 +538,35 @@ static void note_partner(struct run *run, const struct run_turn *turn, const str
     gossip_nearness_note(&run->nearness, &(struct gossip_encounter){.peer = turn->outcome.peer,
                                                                     .round = turn->round,
                                                                     .fragment = (unsigned)turn->fragment,
-                                                                    .distance = (float)job->report.rms,
-                                                                    .relative = (float)job->report.relative,
+                                                                    .distance = (float)report->rms,
+                                                                    .relative = (float)report->relative,
                                                                     .wrong_share = (float)(wrong / blocks)});
+}
+
+/* A merge was accepted or refused for good. */
+static void settle_merge(struct run *run, const struct run_turn *turn, uint64_t now_ns, int result,
+                         const struct gossip_merge_report *report)
+{
+    int told = gossip_merge_done(run->gossip, now_ns, turn->round, result);
+    (void)told; /* ERR_NOT_FOUND: the core was paused meanwhile */
+    if (result < 0) {
+        gossip_nearness_far(&run->nearness, &turn->outcome.peer, turn->round);
+    } else {
+        run->report = *report;
+        note_partner(run, turn, report);
+    }
+}
+
+static void hand_to_trainer(struct run *run, struct run_turn *turn, bool trial)
+{
+    float *diff = slice(run, turn, run->diff);
+    uint64_t tag = tag_of(run, turn);
+    turn->stage = trial ? TURN_TRYING : TURN_APPLYING;
+    int result = trial
+                     ? train_thread_try_span(run->trainer, tag, span_of(run, turn), diff, turn->trial_scratch)
+                     : train_thread_apply_span(run->trainer, tag, span_of(run, turn), diff);
+    if (result < 0)
+        run_fail(run, "the trainer does not answer");
 }
 
 static void merged(void *user, struct worker_job *base)
@@ -510,26 +576,17 @@ static void merged(void *user, struct worker_job *base)
     struct run_turn *turn = job->turn;
     struct node *node = user;
     uint64_t now_ns = node_now_ns();
-    if (job->merge) {
-        int told = gossip_merge_done(run->gossip, now_ns, job->round, job->merge_result);
-        (void)told; /* ERR_NOT_FOUND: the core was paused meanwhile */
-        if (job->merge_result < 0) {
-            trace_emit(&node->trace, TRACE_GATE_REFUSED, now_ns, &turn->outcome.peer, (int64_t)job->round, 0,
-                       job->merge_result);
-            gossip_nearness_far(&run->nearness, &turn->outcome.peer, turn->round);
-        } else {
-            run->report = job->report;
-            note_partner(run, turn, job);
-        }
-    }
-    if (job->result < 0) {
+    bool trial = job->merge && job->merge_result == ERR_OK && run->config.loss_test;
+    turn->report = job->report;
+    if (job->merge && job->merge_result < 0)
+        trace_emit(&node->trace, TRACE_GATE_REFUSED, now_ns, &turn->outcome.peer, (int64_t)job->round, 0,
+                   job->merge_result);
+    if (job->merge && !trial)
+        settle_merge(run, turn, now_ns, job->merge_result, &job->report);
+    if (job->result < 0)
         not_finite(run);
-    } else if (turn->stage == TURN_MERGING) {
-        turn->stage = TURN_APPLYING;
-        if (train_thread_apply_span(run->trainer, tag_of(run, turn), span_of(run, turn),
-                                    slice(run, turn, run->diff)) < 0)
-            run_fail(run, "the trainer does not answer");
-    }
+    else if (turn->stage == TURN_MERGING)
+        hand_to_trainer(run, turn, trial);
     job_over(job);
     node_pump(node, now_ns);
 }
@@ -575,6 +632,64 @@ static void begin_merge(struct run *run, struct run_turn *turn)
     job->merge = turn->outcome.kind == GOSSIP_EVENT_MERGE;
     job->far = !job->merge && turn->outcome.solo == GOSSIP_SOLO_FAR;
     fill_input(run, turn, node_now_ns(), &job->input);
+    submit(run, turn, job);
+}
+
+static void commit_trial(struct worker_job *base)
+{
+    struct turn_job *job = (struct turn_job *)(void *)base;
+    struct run *run = job->run;
+    const struct run_turn *turn = job->turn;
+    size_t bytes = fragment_of(run, turn)->count * sizeof(float);
+    memcpy(slice(run, turn, run->phi), turn->trial_phi, bytes);
+    memcpy(slice(run, turn, run->delta), turn->trial_delta, bytes);
+}
+
+static void committed(void *user, struct worker_job *base)
+{
+    struct turn_job *job = (struct turn_job *)(void *)base;
+    struct run *run = job->run;
+    bool over = job->turn->stage == TURN_COMMITTING;
+    if (over)
+        job->turn->stage = TURN_IDLE;
+    job_over(job);
+    if (over && !run->leaving)
+        run_round_applied(run);
+    node_pump(user, node_now_ns());
+}
+
+/* The solo step takes the merge's place. */
+static void refuse_trial(struct run *run, struct run_turn *turn, uint64_t now_ns,
+                         const struct train_thread_event *event)
+{
+    double rise = (event->trial.after - event->trial.before) / fabs(event->trial.before) * 1e6;
+    int64_t millionths = isfinite(rise) && rise < 1e15 ? (int64_t)rise : INT64_MAX;
+    run->failed_trials++;
+    trace_emit(&run->node->trace, TRACE_LOSS_REFUSED, now_ns, &turn->outcome.peer, (int64_t)turn->round,
+               millionths, event->err);
+    struct turn_job *job = new_job(run, turn, merge_round, merged);
+    if (job == NULL)
+        return;
+    turn->stage = TURN_MERGING;
+    job->input.outer = outer_now(run, turn->round);
+    submit(run, turn, job);
+}
+
+void run_turn_tried(struct run *run, const struct train_thread_event *event)
+{
+    struct run_turn *turn = turn_of_tag(run, event->tag);
+    uint64_t now_ns = node_now_ns();
+    if (turn->stage != TURN_TRYING)
+        return;
+    settle_merge(run, turn, now_ns, event->err, &turn->report);
+    if (event->err < 0) {
+        refuse_trial(run, turn, now_ns, event);
+        return;
+    }
+    struct turn_job *job = new_job(run, turn, commit_trial, committed);
+    if (job == NULL)
+        return;
+    turn->stage = TURN_COMMITTING;
     submit(run, turn, job);
 }
 

@@ -227,7 +227,8 @@ static void reply_loss(struct reply *r, const char *key, double loss)
         reply_nil(r, key);
 }
 
-static void reply_solo(struct reply *r, const struct gossip_counters *counters)
+/* The core counts with `refused` what the loss test refused as well. */
+static void reply_solo(struct reply *r, const struct gossip_counters *counters, uint64_t failed_trials)
 {
     static const char *const names[GOSSIP_SOLO_COUNT] = {
         [GOSSIP_SOLO_UNPAIRED] = "unpaired",
@@ -248,8 +249,10 @@ static void reply_solo(struct reply *r, const struct gossip_counters *counters)
         if (counters->solo[reason] > 0)
             reply_uint(r, names[reason], counters->solo[reason]);
     }
-    if (counters != NULL && counters->refused > 0)
-        reply_uint(r, "gate", counters->refused);
+    if (counters != NULL && counters->refused > failed_trials)
+        reply_uint(r, "gate", counters->refused - failed_trials);
+    if (failed_trials > 0)
+        reply_uint(r, "loss", failed_trials);
     reply_end(r);
 }
 
@@ -304,7 +307,7 @@ void run_reply(struct run *run, struct reply *r)
         reply_loss(r, "val_accuracy", run->val_accuracy);
     reply_uint(r, "merges", merges(run));
     reply_uint(r, "skipped", skipped(run));
-    reply_solo(r, counters);
+    reply_solo(r, counters, run->failed_trials);
     reply_uint(r, "bytes_sent", counters == NULL ? 0 : counters->bytes_sent);
     reply_uint(r, "bytes_received", counters == NULL ? 0 : counters->bytes_received);
     reply_loss(r, "exchange_s", exchange_s(counters));
@@ -384,6 +387,7 @@ void run_reply_config(struct run *run, struct reply *r)
               c->codec == RUN_CODEC_AUTO ? "auto" : gossip_codec_name((enum gossip_codec)c->codec));
     reply_uint(r, "fragments", c->fragments);
     reply_bool(r, "strangers", c->strangers);
+    reply_bool(r, "loss_test", c->loss_test);
     reply_float(r, "lr", c->lr);
     reply_float(r, "alpha", c->alpha);
     reply_float(r, "beta", c->beta);

@@ -57,10 +57,24 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
     return ERR_OK;
 }
 
-int gossip_loss_gate(double own_loss, double merged_loss, double margin)
+double gossip_loss_change(double before, double after)
 {
-    ASSERT(margin >= 0);
-    if (!isfinite(own_loss))
+    return (after - before) / fmax(fabs(before), 1);
+}
+
+double gossip_loss_margin(const struct gossip_history *changes)
+{
+    double median = gossip_history_median(changes);
+    return isfinite(median) ? fmax(GOSSIP_LOSS_FACTOR * median, GOSSIP_LOSS_FLOOR) : GOSSIP_LOSS_MARGIN;
+}
+
+int gossip_loss_gate(struct gossip_history *changes, double before, double after)
+{
+    double change = gossip_loss_change(before, after), margin = gossip_loss_margin(changes);
+    if (!isfinite(before))
         return ERR_NOT_FINITE;
-    return merged_loss <= own_loss + margin * fabs(own_loss) ? ERR_OK : ERR_REFUSED;
+    if (!isfinite(change))
+        return ERR_REFUSED;
+    gossip_history_push(changes, fabs(change));
+    return change <= margin ? ERR_OK : ERR_REFUSED;
 }

@@ -11,6 +11,7 @@ GROUPS = {
     "scale": "bytes a node and round for 4, 16 and 64 nodes",
 }
 ATTACKS = ("flip:1", "reverse:3", "scale:10", "scale:2", "noise:1", "nan", "stale", "replay")
+LOSS_TESTED = ("stale", "replay")  # near enough to pass the other gates
 CODECS = ("bf16", "int8", "mod4", "mod3", "mod2")
 DEFAULT_CODEC = "mod3"
 FAULTS = {
@@ -113,6 +114,10 @@ def attacks(settings, seed):
     for attack in ATTACKS:
         yield Row("attacks", f"default, {attack}", paired(settings, seed, DEFAULT_CODEC, attack=attack))
         yield Row("attacks", f"plain, {attack}", {**plain, "attack": attack})
+    tested = paired(settings, seed, DEFAULT_CODEC, **{"loss-test": True})
+    yield Row("attacks", "loss test, none", tested)
+    for attack in LOSS_TESTED:
+        yield Row("attacks", f"loss test, {attack}", {**tested, "attack": attack})
 
 
 def starts(settings, seed):

@@ -85,6 +85,10 @@ static struct exchange_side side_of(struct swarm *swarm, size_t index)
                                  .diff = node->diff,
                                  .scratch = node->scratch,
                                  .commits = true};
+    if (node->trial != NULL) {
+        side.trainer = &node->trainer;
+        side.trial = node->trial;
+    }
     attack_prepare(swarm, index, swarm->rule.fragment, &side);
     return side;
 }
@@ -99,6 +103,7 @@ static void count_side(struct swarm *swarm, size_t index, const struct exchange_
     node->merges += side->merged;
     node->solos += !side->merged;
     node->refused += side->refused;
+    node->failed_trials += side->failed_trial;
     node->clipped += side->clipped;
     node->corrected += side->corrected;
 }
@@ -263,6 +268,7 @@ static void sum_up(const struct swarm *swarm, struct converge_result *result)
         result->merges += node->merges;
         result->solos += node->solos;
         result->refused += node->refused;
+        result->failed_trials += node->failed_trials;
         result->clipped += node->clipped;
         result->corrected += node->corrected;
         result->blocks += node->blocks;

@@ -38,6 +38,8 @@ static const struct option create_options[] = {
      "parts of the model, exchanged in turn, one a round (default 5)"},
     {"--strangers", "strangers", VALUE_FLAG, NULL,
      "let members start from weights of their own (--init-seed)"},
+    {"--loss-test", "loss_test", VALUE_FLAG, NULL,
+     "take no merge that raises the loss of a private batch (costs two forward passes a merge)"},
     {"--codec", "codec", VALUE_TEXT, "NAME",
      "how weights travel: auto (default), fp32, bf16, int8, mod4, mod3, mod2"},
     {"--alpha", "alpha", VALUE_NUMBER, "X", "outer momentum"},
