@@ -1,6 +1,6 @@
 /* What the files of a run share: run.c (joining, leaving, settings), run_round.c (the round clock),
- * run_turn.c (one fragment's round), run_state.c (weights from disk and peers, checkpoints), run_view.c
- * (registers in and out, answers for people). */
+ * run_turn.c (one fragment's round) and run_turn_memory.c, run_state.c (weights from disk and peers,
+ * checkpoints), run_view.c (registers in and out, answers for people). */
 #ifndef DUNLIN_NODE_RUN_INTERNAL_H
 #define DUNLIN_NODE_RUN_INTERNAL_H
 
@@ -35,6 +35,9 @@ void run_release(struct run *run);
 bool run_is_busy(const struct run *run);
 /* Repair with every connected peer. */
 void run_sync_all(struct run *run);
+
+/* run_turn_memory.c: bytes of the longest list of wrong blocks. */
+size_t run_turn_list_max(const struct gossip_layout *layout);
 
 /* run_round.c */
 void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round);

@@ -36,118 +36,6 @@ struct turn_job {
     int result;
 };
 
-/* ---- memory ---- */
-
-static size_t fragment_max(const struct gossip_layout *layout, enum gossip_codec codec)
-{
-    uint64_t most = 0;
-    for (size_t i = 0; i < layout->fragment_count; i++)
-        most = layout->fragment_bytes[i][codec] > most ? layout->fragment_bytes[i][codec] : most;
-    return (size_t)most;
-}
-
-static size_t blocks_max(const struct gossip_layout *layout)
-{
-    uint64_t most = 0;
-    for (size_t i = 0; i < layout->fragment_count; i++)
-        most = layout->fragment_blocks[i] > most ? layout->fragment_blocks[i] : most;
-    return (size_t)most;
-}
-
-static size_t repair_max(const struct gossip_layout *layout)
-{
-    uint64_t most = 1;
-    for (size_t i = 0; i < layout->fragment_count; i++) {
-        uint64_t bytes = gossip_layout_repair_max(layout, i);
-        most = bytes > most ? bytes : most;
-    }
-    return (size_t)most;
-}
-
-static size_t list_max(const struct gossip_layout *layout)
-{
-    return gossip_indices_bytes_max(blocks_max(layout), blocks_max(layout) / 2) + 1;
-}
-
-static size_t values_max(const struct gossip_layout *layout)
-{
-    size_t most = 0;
-    for (size_t i = 0; i < layout->fragment_count; i++)
-        most = layout->fragments[i].count > most ? layout->fragments[i].count : most;
-    return most;
-}
-
-static size_t all_blocks(const struct gossip_layout *layout)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < layout->fragment_count; i++)
-        sum += layout->fragment_blocks[i];
-    return (size_t)sum;
-}
-
-uint64_t run_turns_bytes(const struct gossip_layout *layout, bool loss_test)
-{
-    uint64_t blobs = RUN_BLOBS * (uint64_t)fragment_max(layout, GOSSIP_CODEC_FP32);
-    uint64_t lists = (blocks_max(layout) / 2 + 1) * 2 * sizeof(uint32_t) + list_max(layout);
-    uint64_t trials = loss_test ? 3 * values_max(layout) * sizeof(float) : 0;
-    return blobs + all_blocks(layout) * sizeof(float) + GOSSIP_LANES * (lists + repair_max(layout) + trials);
-}
-
-static bool allocate_trial(struct run *run, struct run_turn *turn)
-{
-    const struct allocator *alloc = &run->node->alloc;
-    size_t values = values_max(&run->shape);
-    if (!run->config.loss_test)
-        return true;
-    turn->trial_phi = allocator_get(alloc, values, sizeof(float));
-    turn->trial_delta = allocator_get(alloc, values, sizeof(float));
-    turn->trial_scratch = allocator_get(alloc, values, sizeof(float));
-    return turn->trial_phi != NULL && turn->trial_delta != NULL && turn->trial_scratch != NULL;
-}
-
-int run_turns_allocate(struct run *run)
-{
-    const struct allocator *alloc = &run->node->alloc;
-    const struct gossip_layout *layout = &run->shape;
-    size_t wanted = blocks_max(layout) / 2 + 1;
-    bool fine = (run->distances = allocator_get(alloc, all_blocks(layout), sizeof(float))) != NULL;
-    for (size_t i = 0; i < RUN_BLOBS; i++)
-        fine = fine && (run->blobs[i].bytes =
-                            allocator_get(alloc, 1, fragment_max(layout, GOSSIP_CODEC_FP32))) != NULL;
-    for (size_t lane = 0; lane < GOSSIP_LANES && fine; lane++) {
-        struct run_turn *turn = &run->turns[lane];
-        turn->wanted = allocator_get(alloc, wanted, sizeof(uint32_t));
-        turn->repaired = allocator_get(alloc, wanted, sizeof(uint32_t));
-        turn->list = allocator_get(alloc, 1, list_max(layout));
-        turn->repair = allocator_get(alloc, 1, repair_max(layout));
-        fine = turn->wanted != NULL && turn->repaired != NULL && turn->list != NULL && turn->repair != NULL;
-        fine = allocate_trial(run, turn) && fine;
-    }
-    if (!fine)
-        return ERR_NO_MEMORY;
-    run->distance_count = all_blocks(layout);
-    memset(run->distances, 0, run->distance_count * sizeof(float));
-    return ERR_OK;
-}
-
-void run_turns_release(struct run *run)
-{
-    const struct allocator *alloc = &run->node->alloc;
-    allocator_release(alloc, run->distances);
-    for (size_t i = 0; i < RUN_BLOBS; i++)
-        allocator_release(alloc, run->blobs[i].bytes);
-    for (size_t lane = 0; lane < GOSSIP_LANES; lane++) {
-        struct run_turn *turn = &run->turns[lane];
-        allocator_release(alloc, turn->wanted);
-        allocator_release(alloc, turn->repaired);
-        allocator_release(alloc, turn->list);
-        allocator_release(alloc, turn->repair);
-        allocator_release(alloc, turn->trial_phi);
-        allocator_release(alloc, turn->trial_delta);
-        allocator_release(alloc, turn->trial_scratch);
-    }
-}
-
 /* ---- slices ---- */
 
 static const struct gossip_fragment *fragment_of(const struct run *run, const struct run_turn *turn)
@@ -440,7 +328,7 @@ static void checked(void *user, struct worker_job *base)
     int result = job->result;
     if (result >= 0) {
         size_t count = turn->wanted_count;
-        size_t cap = list_max(&run->shape);
+        size_t cap = run_turn_list_max(&run->shape);
         size_t len = gossip_indices_encode(count, turn->wanted, turn->list, cap);
         size_t bytes = 0;
         result = gossip_repair_bytes(tensors_of(run, turn), fragment_of(run, turn)->tensor_count, count,
@@ -496,6 +384,12 @@ static void repair_encoded(void *user, struct worker_job *base)
 
 /* ---- the outcome ---- */
 
+/* The result of this merge has to pass a trial. */
+static bool is_tried(const struct turn_job *job)
+{
+    return job->merge && job->run->config.loss_test;
+}
+
 /* What the trainer is to try first: phi and delta stay as they are. */
 static int merge_beside(struct turn_job *job)
 {
@@ -518,7 +412,7 @@ static void merge_round(struct worker_job *base)
     float *diff = slice(run, turn, run->diff);
     if (job->far)
         gossip_distances_widen((size_t)run->shape.fragment_blocks[turn->fragment], distances_of(run, turn));
-    if (job->merge && run->config.loss_test)
+    if (is_tried(job))
         job->merge_result = merge_beside(job);
     else if (job->merge)
         job->merge_result =
@@ -576,7 +470,7 @@ static void merged(void *user, struct worker_job *base)
     struct run_turn *turn = job->turn;
     struct node *node = user;
     uint64_t now_ns = node_now_ns();
-    bool trial = job->merge && job->merge_result == ERR_OK && run->config.loss_test;
+    bool trial = is_tried(job) && job->merge_result == ERR_OK;
     turn->report = job->report;
     if (job->merge && job->merge_result < 0)
         trace_emit(&node->trace, TRACE_GATE_REFUSED, now_ns, &turn->outcome.peer, (int64_t)job->round, 0,
