@@ -105,7 +105,6 @@ static inline __attribute__((always_inline)) void touch(struct bench *b, size_t 
     }
 PROBE(1, 0, 0)
 PROBE(2, 0, 0)
-PROBE(5, 0, 0)
 PROBE(1, 1, 0)
 PROBE(2, 0, 1)
 PROBE(3, 0, 1)
