@@ -127,3 +127,18 @@ enum gossip_codec gossip_codec_choose(const struct gossip_choice_input *in)
         return GOSSIP_CODEC_INT8;
     return codec;
 }
+
+static bool fits(const struct gossip_choice_input *in, enum gossip_codec codec)
+{
+    return accepted(in, codec) && in->seconds > 0 && gossip_codec_seconds(in, codec) <= in->seconds;
+}
+
+enum gossip_codec gossip_codec_choose_exact(const struct gossip_choice_input *in)
+{
+    if (fits(in, GOSSIP_CODEC_FP32))
+        return GOSSIP_CODEC_FP32;
+    bool coarse = (!in->automatic && in->asked == GOSSIP_CODEC_MOD3) ||
+                  (in->bytes_per_s > 0 && !fits(in, GOSSIP_CODEC_MOD4));
+    enum gossip_codec codec = coarse ? GOSSIP_CODEC_MOD3 : GOSSIP_CODEC_MOD4;
+    return in->close && accepted(in, codec) ? codec : GOSSIP_CODEC_INT8;
+}

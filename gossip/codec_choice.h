@@ -87,6 +87,12 @@ struct gossip_choice_input {
  * A codec that the partner does not accept gives way to int8.  Never fails; nonsense (NaN, negative) counts
  * as not known. */
 enum gossip_codec gossip_codec_choose(const struct gossip_choice_input *in);
+/* The codec for averaging replicas to their mean at the end of a run (gossip/finish.h), whatever the run
+ * names: fp32       when it fits into `seconds` at the measured rate not close  int8, once: its noise of 1 %
+ * stays however often it is repeated close      mod4, or mod3 when mod4 does not fit or the run names mod3;
+ * never mod2, whose noise is as large as the distance A codec that the partner does not accept gives way to
+ * int8.  As above. */
+enum gossip_codec gossip_codec_choose_exact(const struct gossip_choice_input *in);
 /* Expected seconds of sending a fragment in this codec, repairs and their round trips included; INFINITY when
  * the rate is not known.  The shortest round a line supports is this plus what the other direction and the
  * commit cost. */

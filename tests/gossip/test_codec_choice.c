@@ -151,3 +151,33 @@ Test(codec_choice, memory_is_bounded_and_drops_who_was_met_longest_ago)
     for (uint32_t k = 0; k < 3 * GOSSIP_NEARNESS_PEERS; k++)
         cr_assert_eq(close_to(k, 900), k >= 2 * GOSSIP_NEARNESS_PEERS, "%u", k);
 }
+
+/* What training sends is too coarse for the end of a run: exact where the line takes it, else what follows
+ * the distance, never two bits. */
+Test(codec_choice, the_end_of_a_run_is_exact_or_follows_the_distance)
+{
+    struct gossip_choice_input in = usual();
+    in.bytes_per_s = 1e9;
+    for (int c = 0; c < GOSSIP_CODEC_COUNT; c++) {
+        in.automatic = false;
+        in.asked = (enum gossip_codec)c;
+        cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_FP32);
+    }
+    in.bytes_per_s = 2e5; /* 4 MB do not fit into 10 s, half a MB does */
+    in.asked = GOSSIP_CODEC_INT8;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD4);
+    in.asked = GOSSIP_CODEC_MOD3;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD3);
+    in.asked = GOSSIP_CODEC_MOD2;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD4);
+    in.bytes_per_s = 1e3;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD3);
+    in.bytes_per_s = 0;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD4);
+    in.close = false;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_INT8);
+    in.close = true;
+    in.accepted = 1u << GOSSIP_CODEC_INT8;
+    in.bytes_per_s = 1e9;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_INT8);
+}
