@@ -114,7 +114,7 @@ float gossip_finish_spread_first(const struct gossip_finish *f)
 
 bool gossip_finish_believed(size_t done, size_t count)
 {
-    return done >= 2 || (done == 1 && count == 1);
+    return 2 * done > count;
 }
 
 enum gossip_finish_verdict gossip_finish_decide(const struct gossip_finish *f,

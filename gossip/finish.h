@@ -96,11 +96,12 @@ bool gossip_finish_settled(const struct gossip_finish *f, size_t members);
 float gossip_finish_spread(const struct gossip_finish *f, size_t members);
 float gossip_finish_spread_first(const struct gossip_finish *f);
 
-/* What to do now.  others->done counts as believed from two members on, or when it is all of them: one alone
- * cannot make the others take its weights.  At most one of the turns may still be under way. */
+/* What to do now; the counts of others as their registers say (settled <= count, done <= settled: asserted).
+ */
 enum gossip_finish_verdict gossip_finish_decide(const struct gossip_finish *f,
                                                 const struct gossip_finish_others *others);
-/* Whether so many of so many are to be believed to be done. */
+/* Whether so many of so many others are to be believed to be done: more than half.  A few that lie must not
+ * make the others take over their weights, which pass no gate. */
 bool gossip_finish_believed(size_t done, size_t count);
 
 #endif

@@ -86,14 +86,16 @@ Test(finish, ends_when_all_have_settled_or_nobody_is_there)
     cr_assert_eq(decide(&f, 3, 2, 0), GOSSIP_FINISH_BOUND);
 }
 
-/* One member that claims to be done must not get its weights into three others. */
-Test(finish, takes_over_a_state_only_when_two_are_done_or_the_only_other)
+/* Members that claim to be done must not get their weights into the others, unless they are most of them. */
+Test(finish, takes_over_a_state_only_when_most_others_are_done)
 {
     struct gossip_finish f;
     gossip_finish_begin(&f, 2, true);
     cr_assert_eq(decide(&f, 3, 1, 1), GOSSIP_FINISH_GO_ON);
     cr_assert_eq(decide(&f, 3, 2, 2), GOSSIP_FINISH_FETCH);
     cr_assert_eq(decide(&f, 1, 1, 1), GOSSIP_FINISH_FETCH);
+    cr_assert_eq(decide(&f, 8, 5, 4), GOSSIP_FINISH_GO_ON);
+    cr_assert_eq(decide(&f, 8, 5, 5), GOSSIP_FINISH_FETCH);
     gossip_finish_fetch_failed(&f);
     cr_assert_eq(decide(&f, 3, 2, 2), GOSSIP_FINISH_GO_ON);
     merge_all(&f, gossip_finish_cycles_max(4), 0.5f);
