@@ -28,6 +28,7 @@ const struct control_method node_methods[] = {
     {"run.leave", "run:s ", method_run_leave},
     {"run.pause", "run:s ", method_run_pause},
     {"run.resume", "run:s ", method_run_resume},
+    {"run.finish", "run:s after:u wait:b ", method_run_finish},
     {"run.list", "", method_run_list},
     {"run.show", "run:s ", method_run_show},
     {"state.ls", "run:s ", method_state_ls},

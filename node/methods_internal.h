@@ -19,6 +19,7 @@ void method_run_join(void *user, struct control_call *call, const struct pack_re
 void method_run_leave(void *user, struct control_call *call, const struct pack_reader *params);
 void method_run_pause(void *user, struct control_call *call, const struct pack_reader *params);
 void method_run_resume(void *user, struct control_call *call, const struct pack_reader *params);
+void method_run_finish(void *user, struct control_call *call, const struct pack_reader *params);
 void method_run_list(void *user, struct control_call *call, const struct pack_reader *params);
 void method_run_show(void *user, struct control_call *call, const struct pack_reader *params);
 void method_state_ls(void *user, struct control_call *call, const struct pack_reader *params);

@@ -150,13 +150,19 @@ static void event_while_leaving(struct run *run, const struct train_thread_event
         run->trainer_ended = true;
 }
 
-static void evaluated(struct run *run, double loss, double accuracy)
+static void evaluated(struct run *run, uint64_t tag, double loss, double accuracy)
 {
-    run->evaluating = false;
     run->val_loss = loss;
     run->val_accuracy = accuracy;
     if (!isfinite(run->val_loss_start))
         run->val_loss_start = loss;
+    if (tag == TAG_FINAL) {
+        run_finish_evaluated(run);
+        return;
+    }
+    run->evaluating = false;
+    if (run->stage == RUN_FINISHING && !isfinite(run->ending.val_loss_before))
+        run->ending.val_loss_before = loss;
 }
 
 static void event_of_run(struct run *run, const struct train_thread_event *event)
@@ -196,7 +202,7 @@ static void event_of_run(struct run *run, const struct train_thread_event *event
         }
         break;
     case TRAIN_THREAD_EVALUATED:
-        evaluated(run, event->loss, event->accuracy);
+        evaluated(run, event->tag, event->loss, event->accuracy);
         break;
     case TRAIN_THREAD_ENDED:
         run->trainer_ended = true;
@@ -310,6 +316,7 @@ static struct run *take_slot(struct node *node, const struct id *id)
         run->node = node;
         run->id = *id;
         run->val_loss = run->val_loss_start = run->val_accuracy = (double)NAN;
+        run->ending.spread = run->ending.spread_before = run->ending.val_loss_before = (double)NAN;
         id_format_short(id, run->name);
         crdt_chain_init(&run->chain, id, &node->alloc, &node->keys);
         for (size_t k = 0; k < NODE_PEERS_MAX; k++)
@@ -458,6 +465,8 @@ void run_chain_frame(struct run *run, struct bytes frame)
 {
     struct bytes entries[CRDT_CHAIN_FRAME_ENTRIES];
     struct id id;
+    size_t held = run->chain.count;
+    enum crdt_chain_state state = run->chain.state;
     int count = crdt_chain_frame_decode(frame, &id, entries);
     for (int i = 0; i < count; i++) {
         int result = crdt_chain_append(&run->chain, entries[i]);
@@ -467,6 +476,10 @@ void run_chain_frame(struct run *run, struct bytes frame)
         }
     }
     run_chain_complete(run);
+    if (held == 0 || (run->chain.count == held && run->chain.state == state))
+        return;
+    state_store_chain(run->node, run);
+    run_chain_changed(run, node_now_ns());
 }
 
 /* Gives everything back; the slot is free afterwards.  No job may be under way. */
@@ -516,7 +529,7 @@ void run_pause(struct run *run, bool paused)
     run_set_running(run);
     if (run->gossip != NULL)
         gossip_pause(run->gossip, node_now_ns(), paused || run->stage == RUN_FAILED);
-    if (!paused && run->stage == RUN_TRAINING)
+    if (!paused && (run->stage == RUN_TRAINING || run->stage == RUN_FINISHING))
         run->boundary_ns = node_now_ns() + (uint64_t)run->config.round_ms * 1000000;
     state_store_run(run->node, run);
 }
@@ -527,12 +540,15 @@ static void synced(struct run *run, uint64_t now_ns)
     struct run_swarm swarm;
     bool fresh = run_steps(run) == 0 && run->round == 0;
     run_swarm_now(run, &swarm);
-    if (run->isolated || !swarm.has_donor) {
+    if (run->isolated || !swarm.has_donor || run->ending.outcome != RUN_OUTCOME_NONE) {
         run_enter_training(run, now_ns, run->round);
         return;
     }
-    /* Who starts from weights of its own brings them along however late it comes. */
-    if (swarm.round_max > run->round + FIRST_ROUNDS && !(run->own_init && fresh)) {
+    /* Who starts from weights of its own brings them along however late it comes; who trained nearly to the
+     * end does so too, however far the others are beyond it. */
+    uint64_t last = run_last_round(run);
+    uint64_t ahead = !fresh && swarm.round_max > last ? last : swarm.round_max;
+    if (ahead > run->round + FIRST_ROUNDS && !(run->own_init && fresh)) {
         run_begin_fetch(run, now_ns);
         return;
     }
@@ -575,6 +591,8 @@ static void repair(struct run *run, uint64_t now_ns)
         struct node_peer *peer = &node->peers[(first + i) % NODE_PEERS_MAX];
         if (peer->used && peer->connected && (peer->runs >> (run - node->runs) & 1) != 0) {
             state_sync(node, peer, run);
+            if (run->chain.state == CRDT_CHAIN_LIVE)
+                state_fetch_chain(node, peer, run);
             return;
         }
     }
@@ -602,6 +620,7 @@ bool run_is_busy(const struct run *run)
 
 void run_tick(struct run *run, uint64_t now_ns)
 {
+    methods_finish_tick(run, now_ns);
     if (run->leaving) {
         if (run_is_busy(run))
             return;
@@ -630,14 +649,18 @@ uint64_t run_deadline_ns(const struct run *run)
 {
     uint64_t first = run->gossip == NULL ? UINT64_MAX : gossip_deadline_ns(run->gossip);
     uint64_t next = UINT64_MAX;
+    uint64_t told = methods_finish_deadline_ns(run);
     if (run->leaving)
-        return run_is_busy(run) ? UINT64_MAX : 0;
+        return run_is_busy(run) ? told : 0;
+    if (told < first)
+        first = told;
     if (run->node->stopping)
         return first;
     if (run->stage == RUN_CHAIN || run->stage == RUN_FETCHING ||
         (run->stage == RUN_SYNCING && !run->evaluating))
         next = run->stage_deadline_ns;
-    else if (run->stage == RUN_TRAINING && !run->paused && run_turn_free(run, run->round + 1))
+    else if ((run->stage == RUN_TRAINING || run->stage == RUN_FINISHING) && !run->paused &&
+             run_turn_free(run, run->round + 1))
         next = run->boundary_ns;
     if (run_save_wanted(run) && run->save_next_ns < next)
         next = run->save_next_ns;

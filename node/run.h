@@ -10,6 +10,9 @@
  *                                        └─────────────────────┴──► TRAINING ◄──────────────┐
  *                                                             at each boundary a turn, node/run_turn.h
  *
+ *   TRAINING ── last round ──► FINISHING ── all agree ──► FINISHED       node/run_finish.h
+ *                               turns go on, and only average
+ *
  * PAUSED is a flag beside the stage: the trainer rests, rounds go on without us.  FAILED and FINISHED end it;
  * LEFT forgets it. */
 #ifndef DUNLIN_NODE_RUN_H
@@ -20,6 +23,7 @@
 #include "gossip/codec_choice.h"
 #include "node/control.h"
 #include "node/reply.h"
+#include "node/run_finish.h"
 #include "node/run_turn.h"
 #include "node/train_thread.h"
 #include "node/worker.h"
@@ -35,13 +39,14 @@ enum {
 };
 
 enum run_stage {
-    RUN_CHAIN,    /* looking for somebody who has the chain */
-    RUN_LOADING,  /* the trainer reads the data, the disk worker the checkpoint */
-    RUN_SYNCING,  /* waiting for the other members' registers */
-    RUN_FETCHING, /* a peer sends its weights */
-    RUN_TRAINING, /* and exchanging */
-    RUN_FINISHED, /* all planned rounds are done; states are still served */
-    RUN_FAILED,   /* error says why */
+    RUN_CHAIN,     /* looking for somebody who has the chain */
+    RUN_LOADING,   /* the trainer reads the data, the disk worker the checkpoint */
+    RUN_SYNCING,   /* waiting for the other members' registers */
+    RUN_FETCHING,  /* a peer sends its weights */
+    RUN_TRAINING,  /* and exchanging */
+    RUN_FINISHING, /* training is over, the members' weights become one model */
+    RUN_FINISHED,  /* that is done, or took too long; states are still served */
+    RUN_FAILED,    /* error says why */
 };
 
 /* An encoded snapshot of a fragment, or a state.  lent: gossip/ reads it until RELEASE. */
@@ -103,6 +108,7 @@ struct run {
     uint64_t advance_to;        /* newer round heard of in the middle of ours; 0: none */
     uint64_t others_round;      /* furthest progress of the other members at our last boundary */
     struct gossip_merge_report report;
+    struct run_ending ending;
     size_t fetch_tries;     /* of the present fetch */
     uint64_t fetch_next_ns; /* all donors failed: not tried again before */
     bool publishing;        /* a state is being encoded for joiners */

@@ -1,6 +1,6 @@
 /* What the files of a run share: run.c (joining, leaving, settings), run_round.c (the round clock),
- * run_turn.c (one fragment's round), run_state.c (weights from disk and peers, checkpoints), run_view.c
- * (registers in and out, answers for people). */
+ * run_finish.c (the end), run_turn.c (one fragment's round), run_state.c (weights from disk and peers,
+ * checkpoints), run_view.c (registers in and out, answers for people). */
 #ifndef DUNLIN_NODE_RUN_INTERNAL_H
 #define DUNLIN_NODE_RUN_INTERNAL_H
 
@@ -25,6 +25,9 @@ struct run_swarm {
     uint64_t round_max; /* furthest progress that is believed (run_swarm_now) */
     struct id donor;    /* who to fetch a state from: the furthest ahead, after failures the next */
     bool has_donor;
+    bool donor_done;                    /* it has finished the run, as enough others have */
+    struct gossip_finish_others finish; /* those that are merged at the end of the run */
+    double spread;                      /* the largest that any of them tells; NaN: none does */
 };
 
 /* run.c */
@@ -41,6 +44,8 @@ void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round);
 void run_round_tick(struct run *run, uint64_t now_ns);
 /* A turn has ended. */
 void run_round_applied(struct run *run);
+
+/* run_finish.c */
 void run_finish(struct run *run);
 
 /* run_state.c */

@@ -12,6 +12,13 @@ static uint64_t round_ns(const struct run *run)
     return (uint64_t)run->config.round_ms * 1000000;
 }
 
+/* Nobody trains between the turns at the end, so they follow each other faster; a line that is slower holds
+ * them back by itself, since a turn begins only when its lane is free. */
+static uint64_t box_ns(const struct run *run)
+{
+    return run->stage == RUN_FINISHING ? round_ns(run) / RUN_FINISHING_PACE : round_ns(run);
+}
+
 void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round)
 {
     run->stage = RUN_TRAINING;
@@ -20,14 +27,14 @@ void run_enter_training(struct run *run, uint64_t now_ns, uint64_t round)
     run->boundary_ns = now_ns + round_ns(run);
     run->rate_ns = now_ns;
     run->rate_tokens = run_tokens(run);
+    if (round >= run_last_round(run))
+        run_finishing_begin(run, now_ns);
     run_put_member(run, now_ns);
+    run_chain_changed(run, now_ns);
     run_put_progress(run);
-    if (round >= run->config.rounds) { /* restarted after the last round: what is left is to serve it */
-        run_publish_state(run);
-        run_finish(run);
-        return;
-    }
     run_set_running(run);
+    if (run->stage != RUN_TRAINING)
+        return;
     node_info(run->node, TRACE_LEVEL_INFO, "run %s: training from round %llu", run->name,
               (unsigned long long)round);
 }
@@ -56,20 +63,28 @@ static bool too_far_ahead(struct run *run, uint64_t round)
 /* The boundary of round `round`: everything after it happens to this round's snapshot of its fragment. */
 static void begin_round(struct run *run, uint64_t now_ns, uint64_t round)
 {
-    bool behind = now_ns > run->boundary_ns + round_ns(run);
+    bool behind = now_ns > run->boundary_ns + box_ns(run);
     run->round = round;
-    run->boundary_ns = behind ? now_ns + round_ns(run) : run->boundary_ns + round_ns(run);
+    run->boundary_ns = behind ? now_ns + box_ns(run) : run->boundary_ns + box_ns(run);
     if (!run->isolated && too_far_ahead(run, round))
-        run->boundary_ns += round_ns(run) / 2;
+        run->boundary_ns += box_ns(run) / 2;
     measure_rate(run, now_ns);
-    train_thread_set_progress(run->trainer, (double)round / (double)run->config.rounds);
+    train_thread_set_progress(run->trainer, run_training_done(run, round));
     run_turn_begin(run, now_ns, round);
+    if (run->stage == RUN_TRAINING && round >= run_last_round(run))
+        run_finishing_begin(run, now_ns);
+}
+
+static bool takes_turns(const struct run *run)
+{
+    return (run->stage == RUN_TRAINING || (run->stage == RUN_FINISHING && !run->ending.stopping)) &&
+           !run->paused;
 }
 
 /* Another member waits in a newer round: end ours now when that is not far away. */
 static void advance(struct run *run, uint64_t now_ns, uint64_t round)
 {
-    if (run->stage != RUN_TRAINING || run->paused || round <= run->round)
+    if (!takes_turns(run) || round <= run->round)
         return;
     if (!run_turn_free(run, round)) {
         run->advance_to =
@@ -77,7 +92,7 @@ static void advance(struct run *run, uint64_t now_ns, uint64_t round)
         return;
     }
     uint64_t left_ns = run->boundary_ns > now_ns ? run->boundary_ns - now_ns : 0;
-    if (round == run->round + 1 && left_ns > round_ns(run) / 2)
+    if (round == run->round + 1 && left_ns > box_ns(run) / 2)
         return;
     if (round > run->round + 1)
         trace_emit(&run->node->trace, TRACE_ROUND_JUMP, now_ns, NULL, (int64_t)run->round, (int64_t)round, 0);
@@ -85,33 +100,17 @@ static void advance(struct run *run, uint64_t now_ns, uint64_t round)
     begin_round(run, now_ns, round);
 }
 
-static bool all_done(const struct run *run)
-{
-    return run->round >= run->config.rounds && run_turns_idle(run);
-}
-
 void run_round_applied(struct run *run)
 {
     run_put_progress(run);
     run_publish_state(run);
-    if (!run->evaluating && run->round % RUN_EVALUATE_ROUNDS == 0) {
+    if (run->stage == RUN_TRAINING && !run->evaluating && run->round % RUN_EVALUATE_ROUNDS == 0) {
         run->evaluating = train_thread_evaluate(run->trainer, TAG_EVALUATE) == ERR_OK;
     }
     uint64_t advance_to = run->advance_to;
     run->advance_to = 0;
-    if (run->stage == RUN_TRAINING && all_done(run))
-        run_finish(run);
-    else if (run->round < run->config.rounds)
+    if (run->stage != RUN_FINISHING || run_finishing_tick(run, node_now_ns()))
         advance(run, node_now_ns(), advance_to);
-}
-
-void run_finish(struct run *run)
-{
-    run->stage = RUN_FINISHED;
-    run_set_running(run);
-    if (run->round > run->saved_round)
-        run_save(run);
-    node_info(run->node, TRACE_LEVEL_INFO, "run %s: all %u rounds are done", run->name, run->config.rounds);
 }
 
 static void shift_phase(struct run *run, uint64_t now_ns, int64_t shift_ns)
@@ -165,14 +164,22 @@ bool run_drain(struct run *run, uint64_t now_ns)
 void run_round_tick(struct run *run, uint64_t now_ns)
 {
     struct run_swarm swarm;
-    if (run->stage != RUN_TRAINING || run->paused || now_ns < run->boundary_ns ||
-        run->round >= run->config.rounds)
+    if ((run->stage != RUN_TRAINING && run->stage != RUN_FINISHING) || run->paused ||
+        now_ns < run->boundary_ns)
         return;
+    if (run->stage == RUN_FINISHING && !run_finishing_tick(run, now_ns)) {
+        if (run->stage == RUN_FINISHING) /* turns under way end first: each brings us here again */
+            run->boundary_ns = now_ns + box_ns(run);
+        return;
+    }
     run_swarm_now(run, &swarm);
+    /* Rounds after the last one train nobody further, and pass quickly. */
+    uint64_t last = run_last_round(run);
+    uint64_t trained = swarm.round_max < last ? swarm.round_max : last;
     /* A member that says in an invite that we are behind is heeded when the registers agree. */
-    uint64_t lag = run->state_wanted ? 0 : GOSSIP_ROUND_LAG_MAX;
+    uint64_t lag = run->state_wanted && swarm.round_max <= last ? 0 : GOSSIP_ROUND_LAG_MAX;
     run->state_wanted = false;
-    if (!run->isolated && swarm.has_donor && swarm.round_max > run->round + lag &&
+    if (run->stage == RUN_TRAINING && !run->isolated && swarm.has_donor && trained > run->round + lag &&
         now_ns >= run->fetch_next_ns) {
         run->state_wanted = lag == 0;
         if (!run_turns_idle(run))

@@ -25,6 +25,7 @@ struct turn_job {
     struct run_turn *turn;
     uint64_t round;
     bool merge;
+    bool final;              /* a turn of the end of the run */
     bool far;                /* too many wrong blocks: the range is to be wider next time */
     enum gossip_codec codec; /* DECODE: of the partner's blob */
     struct bytes blob;       /* DECODE: the partner's */
@@ -212,8 +213,14 @@ uint64_t run_turns_settled(const struct run *run)
 /* Momentum needs some cycles to pay: short runs, and the last cycles of every run, average plainly. */
 static struct gossip_outer outer_now(const struct run *run, uint64_t round)
 {
-    bool ending = run->config.rounds < round + PLAIN_CYCLES * run->shape.fragment_count;
+    bool ending = run_last_round(run) < round + PLAIN_CYCLES * run->shape.fragment_count;
     return ending ? gossip_outer_plain() : run->outer;
+}
+
+/* A turn of the end of the run, which only averages. */
+static bool is_final(const struct run *run, const struct run_turn *turn)
+{
+    return turn->round > run_last_round(run);
 }
 
 /* ---- jobs ---- */
@@ -301,7 +308,11 @@ static enum gossip_codec choose_codec(const struct run *run, const struct run_tu
         .rtt_s = (double)rtt_ns / 1e9,
         .bytes = run->shape.fragment_bytes[turn->fragment],
     };
-    return gossip_codec_choose(&in);
+    if (!is_final(run, turn))
+        return gossip_codec_choose(&in);
+    double round_s = (double)run->config.round_ms / 1e3;
+    in.seconds = round_s < in.seconds ? round_s : in.seconds;
+    return gossip_codec_choose_exact(&in);
 }
 
 void run_turn_begin(struct run *run, uint64_t now_ns, uint64_t round)
@@ -481,9 +492,16 @@ static void merge_round(struct worker_job *base)
     float *diff = slice(run, turn, run->diff);
     if (job->far)
         gossip_distances_widen((size_t)run->shape.fragment_blocks[turn->fragment], distances_of(run, turn));
+    struct gossip_history *history = &run->histories[turn->fragment];
+    struct gossip_history kept = *history;
     if (job->merge)
-        job->merge_result =
-            gossip_merge_job(&job->input, &run->histories[turn->fragment], phi, delta, diff, &job->report);
+        job->merge_result = gossip_merge_job(&job->input, history, phi, delta, diff, &job->report);
+    /* Replicas that become one would soon make every distance seem too far: small ones do not count any more.
+     */
+    bool small = job->merge && job->merge_result == ERR_OK && kept.count >= GOSSIP_HISTORY_MIN &&
+                 job->report.distance <= gossip_history_median(&kept);
+    if (job->final && small)
+        *history = kept;
     if (!job->merge || job->merge_result < 0)
         job->result = gossip_solo_job(fragment_of(run, turn)->count, &job->input.outer,
                                       slice(run, turn, run->theta), phi, delta, diff);
@@ -522,6 +540,9 @@ static void merged(void *user, struct worker_job *base)
             note_partner(run, turn, job);
         }
     }
+    if (job->final)
+        run_finishing_turn(run, turn->fragment, job->merge && job->merge_result == ERR_OK,
+                           job->report.relative);
     if (job->result < 0) {
         not_finite(run);
     } else if (turn->stage == TURN_MERGING) {
@@ -564,6 +585,12 @@ static void fill_input(const struct run *run, const struct run_turn *turn, uint6
         input->partner.repaired_count = turn->wanted_count;
         input->partner.repairs = outcome->repair;
     }
+    if (is_final(run, turn)) { /* nobody trains meanwhile: half of each however late, so that sums are kept */
+        input->outer = gossip_outer_plain();
+        input->variance_correction = false;
+        input->strangers = true; /* no way to compare with where nothing was trained since */
+        input->partner_weight = 0.5f;
+    }
 }
 
 static void begin_merge(struct run *run, struct run_turn *turn)
@@ -574,6 +601,7 @@ static void begin_merge(struct run *run, struct run_turn *turn)
     turn->stage = TURN_MERGING;
     job->merge = turn->outcome.kind == GOSSIP_EVENT_MERGE;
     job->far = !job->merge && turn->outcome.solo == GOSSIP_SOLO_FAR;
+    job->final = is_final(run, turn);
     fill_input(run, turn, node_now_ns(), &job->input);
     submit(run, turn, job);
 }

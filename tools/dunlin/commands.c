@@ -56,6 +56,13 @@ static const struct option join_options[] = {
     {0},
 };
 
+static const struct option finish_options[] = {
+    {"--after", "after", VALUE_COUNT, "N",
+     "train for so many more rounds first (default: one for each fragment)"},
+    {"--no-wait", "wait", VALUE_FLAG_OFF, NULL, "do not wait for the end"},
+    {0},
+};
+
 static const struct option sample_options[] = {
     {"--prompt", "prompt", VALUE_TEXT, "TEXT", "text to go on from"},
     {"--length", "length", VALUE_COUNT, "N", "bytes to write"},
@@ -177,6 +184,18 @@ const struct command cli_commands[] = {
      .arguments = {RUN_ARGUMENT},
      .method = "run.resume",
      .show = show_run_changed},
+    {.name = "run finish",
+     .summary = "end a run now and wait until its members' models are one",
+     .details = "Training stops, then rounds go on that only average, until all replicas agree. The same "
+                "happens after "
+                "the\nrun's last round; only its creator ends it earlier. Ctrl-C stops the waiting, not the "
+                "finishing.",
+     .arguments = {RUN_ARGUMENT},
+     .options = finish_options,
+     .method = "run.finish",
+     .show = show_run_finished,
+     .progress = progress_finish,
+     .judge = judge_finish},
     {.name = "dht find",
      .summary = "look up the addresses of a node",
      .arguments = {ID_ARGUMENT},
