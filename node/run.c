@@ -548,7 +548,8 @@ static void synced(struct run *run, uint64_t now_ns)
      * end does so too, however far the others are beyond it. */
     uint64_t last = run_last_round(run);
     uint64_t ahead = !fresh && swarm.round_max > last ? last : swarm.round_max;
-    if (ahead > run->round + FIRST_ROUNDS && !(run->own_init && fresh)) {
+    bool over = fresh && swarm.round_max >= last; /* nobody trains any more */
+    if (over || (ahead > run->round + FIRST_ROUNDS && !(run->own_init && fresh))) {
         run_begin_fetch(run, now_ns);
         return;
     }

@@ -182,8 +182,10 @@ void run_round_tick(struct run *run, uint64_t now_ns)
     if (run->stage == RUN_TRAINING && !run->isolated && swarm.has_donor && trained > run->round + lag &&
         now_ns >= run->fetch_next_ns) {
         run->state_wanted = lag == 0;
-        if (!run_turns_idle(run))
-            return; /* what is on its way is merged first: it takes half a cycle at most */
+        if (!run_turns_idle(run)) { /* what is on its way is merged first: it takes half a cycle at most */
+            run->boundary_ns = now_ns + box_ns(run) / 8;
+            return;
+        }
         run->state_wanted = false;
         trace_emit(&run->node->trace, TRACE_ROUND_JUMP, now_ns, NULL, (int64_t)run->round,
                    (int64_t)swarm.round_max, 0);
@@ -198,6 +200,9 @@ void run_round_tick(struct run *run, uint64_t now_ns)
                    (int64_t)swarm.round_max, 0);
         next = swarm.round_max;
     }
+    /* The lane may be taken by a turn under way; the other one is free, or this is not due. */
+    while (next > run->round + 1 && !run_turn_free(run, next))
+        next--;
     if (run_turn_free(run, next))
         begin_round(run, now_ns, next);
 }

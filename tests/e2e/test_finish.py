@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """At the end of a run its members' models become one.
 
-Four nodes come to the planned end, where a hypercube merges them; three others are ended early by the creator,
-which no other member can do, and one of them is killed in the middle.  In both swarms the exported weights
-must agree within the tolerance, and the merged model must be no worse than the worst replica was.  Who joins
-afterwards gets the merged model, and a restart changes nothing.
+Four nodes come to the planned end, where a hypercube merges them; three others are ended early by the
+creator, which no other member can do, and one of them is killed in the middle.  In both swarms the exported
+weights must agree within the tolerance, and the merged model must be no worse than the worst replica was.
+Who joins afterwards gets the merged model, and a restart changes nothing.
 """
 import array
 import json
@@ -115,7 +115,7 @@ def restarted(swarm, node):
 def early_end(context, text):
     with context.swarm("three", cpu=harness.nodes.cpu_share(3)) as swarm:
         swarm.start(3)
-        options = [*harness.SMALL, "--round-ms", "250", "--rounds", "5000", "--seed", "6", "--lr", "0.01"]
+        options = [*harness.SMALL, "--round-ms", "500", "--rounds", "5000", "--seed", "6", "--lr", "0.01"]
         swarm.train(text, options)
         first, second, third = swarm.nodes
         for node in swarm.nodes:
@@ -130,12 +130,16 @@ def early_end(context, text):
             node.wait_run("hears of the end", 20, lambda run: run["rounds_total"] < 5000)
         ends = {node.run()["rounds_total"] for node in swarm.nodes}
         expect(len(ends) == 1, "all know the last round: %r" % ends)
-        third.wait_run("is finishing", 20, lambda run: run["state"] == "finishing" and run["finish"]["cycles"] > 0)
+        third.wait_run(
+            "is finishing", 20, lambda run: run["state"] == "finishing" and run["finish"]["cycles"] > 0, 0.05
+        )
+        third.ask("checkpoint", "save", swarm.run_id)
         third.kill()
         third.start()
         run = third.wait_run("is back", 30, lambda run: run["state"] in ("finishing", "finished"))
         expect(run["rounds_total"] in ends, "the chain on its disk says where to go on")
         runs = [finished(node) for node in swarm.nodes]
+        say("the one that was killed: %r" % runs[2]["finish"])
         said, told = waiting.communicate(timeout=30)
         expect(waiting.returncode == 0 and "merged model" in said and "cycle" in told, "the creator is told")
         again = first.ask("run", "finish", swarm.run_id)
