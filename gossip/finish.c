@@ -19,7 +19,7 @@ static void count_turn(struct gossip_finish *f, size_t fragment)
     f->taken |= 1u << fragment;
 }
 
-void gossip_finish_merged(struct gossip_finish *f, size_t fragment, float relative)
+void gossip_finish_merged(struct gossip_finish *f, size_t fragment, uint64_t cycle, float relative)
 {
     count_turn(f, fragment);
     ASSERT(isfinite(relative) && relative >= 0);
@@ -28,8 +28,17 @@ void gossip_finish_merged(struct gossip_finish *f, size_t fragment, float relati
         one->first = relative;
     memmove(one->last + 1, one->last, sizeof one->last - sizeof one->last[0]);
     one->last[0] = relative;
+    bool follows = one->merges > 0 && cycle == one->cycle + 1;
+    one->cycle = cycle;
     if (one->merges < UINT32_MAX)
         one->merges++;
+    if (!(relative < GOSSIP_FINISH_TOLERANCE)) {
+        one->near = one->streak = one->streak_best = 0;
+        return;
+    }
+    one->near++;
+    one->streak = follows ? one->streak + 1 : 1;
+    one->streak_best = one->streak > one->streak_best ? one->streak : one->streak_best;
 }
 
 void gossip_finish_alone(struct gossip_finish *f, size_t fragment)
@@ -58,7 +67,7 @@ unsigned gossip_finish_window(size_t members)
 
 unsigned gossip_finish_cycles_max(size_t members)
 {
-    return 8 * log2_up(members) + 16;
+    return 12 * log2_up(members) + 16;
 }
 
 uint64_t gossip_finish_cycles(const struct gossip_finish *f)
@@ -82,7 +91,7 @@ bool gossip_finish_settled(const struct gossip_finish *f, size_t members)
         return true;
     for (size_t i = 0; i < f->fragment_count; i++) {
         const struct gossip_finish_fragment *one = &f->fragments[i];
-        if (one->merges < window || !(fragment_spread(one, window) < GOSSIP_FINISH_TOLERANCE))
+        if (one->streak_best < window && one->near < GOSSIP_FINISH_NEAR * window)
             return false;
     }
     return true;

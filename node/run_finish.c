@@ -71,12 +71,14 @@ void run_finishing_begin(struct run *run, uint64_t now_ns)
                                    : "; joined too late to be merged, waiting for the others' result");
 }
 
-void run_finishing_turn(struct run *run, size_t fragment, bool merged, double relative)
+void run_finishing_turn(struct run *run, uint64_t round, bool merged, double relative)
 {
     if (run->stage != RUN_FINISHING || !run->ending.begun)
         return;
+    size_t fragment = gossip_layout_fragment(&run->shape, round);
     if (merged)
-        gossip_finish_merged(&run->ending.state, fragment, (float)relative);
+        gossip_finish_merged(&run->ending.state, fragment, round / run->shape.fragment_count,
+                             (float)relative);
     else
         gossip_finish_alone(&run->ending.state, fragment);
 }

@@ -65,8 +65,8 @@ bool run_contributes(const struct run *run, uint64_t joined_round);
 
 /* Enters FINISHING, or FINISHED where nothing is left to do. */
 void run_finishing_begin(struct run *run, uint64_t now_ns);
-/* A turn of a round after the last has ended, with a merge at this relative distance or without one. */
-void run_finishing_turn(struct run *run, size_t fragment, bool merged, double relative);
+/* A turn of this round after the last has ended, with a merge at this relative distance or without one. */
+void run_finishing_turn(struct run *run, uint64_t round, bool merged, double relative);
 /* Decides what is next; false: no turn is to begin now. */
 bool run_finishing_tick(struct run *run, uint64_t now_ns);
 /* The merged weights' loss is known. */

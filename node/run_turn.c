@@ -541,8 +541,7 @@ static void merged(void *user, struct worker_job *base)
         }
     }
     if (job->final)
-        run_finishing_turn(run, turn->fragment, job->merge && job->merge_result == ERR_OK,
-                           job->report.relative);
+        run_finishing_turn(run, turn->round, job->merge && job->merge_result == ERR_OK, job->report.relative);
     if (job->result < 0) {
         not_finite(run);
     } else if (turn->stage == TURN_MERGING) {

@@ -16,11 +16,15 @@ static const struct gossip_tensor tensor[1] = {{0, LEN, GOSSIP_TENSOR_MATRIX}};
 
 /* ---- the decisions alone ---- */
 
+static uint64_t cycle; /* of the last merge_all */
+
 static void merge_all(struct gossip_finish *f, unsigned times, float relative)
 {
-    for (unsigned k = 0; k < times; k++)
+    for (unsigned k = 0; k < times; k++) {
+        cycle++;
         for (size_t i = 0; i < f->fragment_count; i++)
-            gossip_finish_merged(f, i, relative);
+            gossip_finish_merged(f, i, cycle, relative);
+    }
 }
 
 Test(finish, looks_back_on_as_many_merges_as_a_hypercube_has_dimensions)
@@ -28,7 +32,7 @@ Test(finish, looks_back_on_as_many_merges_as_a_hypercube_has_dimensions)
     const struct {
         size_t members;
         unsigned window, cycles;
-    } cases[] = {{1, 1, 16}, {2, 1, 24}, {3, 2, 32}, {4, 2, 32}, {5, 3, 40}, {16, 4, 48}, {256, 8, 80}};
+    } cases[] = {{1, 1, 16}, {2, 1, 28}, {3, 2, 40}, {4, 2, 40}, {5, 3, 52}, {16, 4, 64}, {256, 8, 112}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         cr_assert_eq(gossip_finish_window(cases[i].members), cases[i].window);
         cr_assert_eq(gossip_finish_cycles_max(cases[i].members), cases[i].cycles);
@@ -50,14 +54,33 @@ Test(finish, settles_when_every_fragment_has)
     cr_assert_float_eq((double)gossip_finish_spread(&f, 4), 0.0001, 1e-9);
     merge_all(&f, 1, 0.0001f);
     cr_assert(gossip_finish_settled(&f, 5));
-    gossip_finish_merged(&f, 1, GOSSIP_FINISH_TOLERANCE);
+    gossip_finish_merged(&f, 1, ++cycle, GOSSIP_FINISH_TOLERANCE);
     cr_assert_not(gossip_finish_settled(&f, 2));
     cr_assert_float_eq((double)gossip_finish_spread_first(&f), 0.2, 1e-6);
     for (int k = 0; k < 4; k++)
         gossip_finish_alone(&f, 1); /* turns that failed tell nothing */
     cr_assert_not(gossip_finish_settled(&f, 2));
-    gossip_finish_merged(&f, 1, 0);
+    gossip_finish_merged(&f, 1, cycle + 5, 0);
     cr_assert(gossip_finish_settled(&f, 2));
+}
+
+/* Of a hypercube whose other dimensions fail, one alone says nothing of the halves; a failure afterwards
+ * takes nothing back, a far partner does. */
+Test(finish, the_same_partner_twice_is_no_agreement)
+{
+    struct gossip_finish f;
+    gossip_finish_begin(&f, 1, true);
+    for (uint64_t at = 0; at < 15; at += 3) { /* four members have three matchings: always the same one */
+        gossip_finish_merged(&f, 0, at, 0);
+        gossip_finish_alone(&f, 0);
+        cr_assert_not(gossip_finish_settled(&f, 4));
+    }
+    gossip_finish_merged(&f, 0, 13, 0);
+    cr_assert(gossip_finish_settled(&f, 4));
+    gossip_finish_alone(&f, 0);
+    cr_assert(gossip_finish_settled(&f, 4));
+    gossip_finish_merged(&f, 0, 15, 0.01f);
+    cr_assert_not(gossip_finish_settled(&f, 4));
 }
 
 static enum gossip_finish_verdict decide(const struct gossip_finish *f, size_t count, size_t settled,
@@ -236,7 +259,7 @@ static void take(struct member *own, size_t f, uint64_t round, const struct parc
                                     .partner = theirs->sent,
                                     .distances = own->distances[f]};
     cr_assert_eq(gossip_merge_job(&in, &none, own->phi[f], own->delta[f], diff, &report), 0);
-    gossip_finish_merged(&own->finish, f, (float)report.relative);
+    gossip_finish_merged(&own->finish, f, round / FRAGMENTS, (float)report.relative);
 }
 
 static void exchange(size_t i, size_t j, size_t f, uint64_t round)
