@@ -286,6 +286,11 @@ unsigned gossip_modular_bits(enum gossip_codec codec)
     return codec == GOSSIP_CODEC_MOD2 ? 2 : 0;
 }
 
+float gossip_modular_weight(enum gossip_codec own, enum gossip_codec partner)
+{
+    return own == GOSSIP_CODEC_MOD2 || partner == GOSSIP_CODEC_MOD2 ? GOSSIP_MOD2_WEIGHT : 1.0f;
+}
+
 size_t gossip_blob_bytes(enum gossip_codec codec, const struct gossip_tensor tensors[], size_t tensor_count)
 {
     size_t total = 0;

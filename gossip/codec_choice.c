@@ -43,16 +43,18 @@ void gossip_nearness_note(struct gossip_nearness *memory, const struct gossip_en
     struct gossip_acquaintance *a = entry_for(memory, &seen->peer);
     a->round = seen->round;
     a->distance[seen->fragment] = seen->distance;
-    a->relative = seen->relative;
-    a->wrong_share = seen->wrong_share;
+    a->relative[seen->fragment] = seen->relative;
+    a->wrong_share[seen->fragment] = seen->wrong_share;
     memory->typical[seen->fragment] = seen->distance;
 }
 
-void gossip_nearness_far(struct gossip_nearness *memory, const struct id *peer, uint64_t round)
+void gossip_nearness_far(struct gossip_nearness *memory, const struct id *peer, unsigned fragment,
+                         uint64_t round)
 {
+    ASSERT(fragment < GOSSIP_FRAGMENTS_MAX);
     struct gossip_acquaintance *a = entry_for(memory, peer);
     a->round = round;
-    a->wrong_share = 1.0f;
+    a->wrong_share[fragment] = 1.0f;
 }
 
 void gossip_nearness_forget(struct gossip_nearness *memory, const struct id *peer)
@@ -66,18 +68,35 @@ void gossip_nearness_forget(struct gossip_nearness *memory, const struct id *pee
             memory->peers[i] = (struct gossip_acquaintance){0};
 }
 
-bool gossip_nearness_close(const struct gossip_nearness *memory, const struct id *peer, uint64_t round)
+static bool fragment_close(const struct gossip_acquaintance *a, unsigned fragment)
 {
-    const struct gossip_acquaintance *a = find(memory, peer);
-    if (a == NULL || (round > a->round && round - a->round > GOSSIP_NEARNESS_ROUNDS))
-        return false;
-    return (double)a->relative <= GOSSIP_RELATIVE_MAX && (double)a->wrong_share <= GOSSIP_WRONG_SHARE_MAX;
+    return (double)a->relative[fragment] <= GOSSIP_RELATIVE_MAX &&
+           (double)a->wrong_share[fragment] <= GOSSIP_WRONG_SHARE_MAX;
 }
 
-float gossip_nearness_wrong(const struct gossip_nearness *memory, const struct id *peer)
+static bool fragment_met(const struct gossip_acquaintance *a, unsigned fragment)
+{
+    return a->relative[fragment] > 0 || a->wrong_share[fragment] > 0;
+}
+
+bool gossip_nearness_close(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment,
+                           uint64_t round)
 {
     const struct gossip_acquaintance *a = find(memory, peer);
-    return a == NULL ? 0 : a->wrong_share;
+    ASSERT(fragment < GOSSIP_FRAGMENTS_MAX);
+    if (a == NULL || (round > a->round && round - a->round > GOSSIP_NEARNESS_ROUNDS))
+        return false;
+    bool close = fragment_close(a, fragment);
+    for (unsigned i = 0; i < GOSSIP_FRAGMENTS_MAX && !fragment_met(a, fragment); i++)
+        close = close && fragment_close(a, i);
+    return close;
+}
+
+float gossip_nearness_wrong(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment)
+{
+    const struct gossip_acquaintance *a = find(memory, peer);
+    ASSERT(fragment < GOSSIP_FRAGMENTS_MAX);
+    return a == NULL ? 0 : a->wrong_share[fragment];
 }
 
 float gossip_nearness_scale(const struct gossip_nearness *memory, const struct id *peer, unsigned fragment)
@@ -117,6 +136,8 @@ static bool accepted(const struct gossip_choice_input *in, enum gossip_codec cod
 enum gossip_codec gossip_codec_choose(const struct gossip_choice_input *in)
 {
     enum gossip_codec codec = in->asked;
+    if (codec == GOSSIP_CODEC_MOD2 && in->ending)
+        codec = GOSSIP_CODEC_MOD3;
     if (in->automatic) {
         bool known = in->bytes_per_s > 0 && in->seconds > 0;
         bool late = known && gossip_codec_seconds(in, GOSSIP_CODEC_MOD3) > in->seconds;
@@ -126,4 +147,19 @@ enum gossip_codec gossip_codec_choose(const struct gossip_choice_input *in)
     if (!accepted(in, codec) || (modular(codec) && !in->close))
         return GOSSIP_CODEC_INT8;
     return codec;
+}
+
+static bool fits(const struct gossip_choice_input *in, enum gossip_codec codec)
+{
+    return accepted(in, codec) && in->seconds > 0 && gossip_codec_seconds(in, codec) <= in->seconds;
+}
+
+enum gossip_codec gossip_codec_choose_exact(const struct gossip_choice_input *in)
+{
+    if (fits(in, GOSSIP_CODEC_FP32))
+        return GOSSIP_CODEC_FP32;
+    bool coarse = (!in->automatic && in->asked == GOSSIP_CODEC_MOD3) ||
+                  (in->bytes_per_s > 0 && !fits(in, GOSSIP_CODEC_MOD4));
+    enum gossip_codec codec = coarse ? GOSSIP_CODEC_MOD3 : GOSSIP_CODEC_MOD4;
+    return in->close && accepted(in, codec) ? codec : GOSSIP_CODEC_INT8;
 }

@@ -11,7 +11,10 @@
  *   s = R / 2^(b-1), at least 2^-21 of the block's largest weight (so that |k| <= 2^21, exact in float32)
  *       and GOSSIP_STEP_MIN, rounded up to bfloat16 before it is used by either side
  * Values carry noise of up to s / 2: at 4 and 3 bits less than the distances, so that averaging contracts
- * them; at 2 bits about as much, which training bears and a final merge does not: use 3 or more there.
+ * them.  At 2 bits it is about as much: R must be some 5 distances d, the rounding's variance is then
+ * (R / 2)^2 / 12 = 0.6 d^2 a side, and a full average, which keeps the pair's sum, leaves the two 1.2 d^2
+ * apart instead of d^2.  So they go only GOSSIP_MOD2_WEIGHT of the way (0.7 d^2 left), and the last cycles of
+ * a run and its final merge use 3 bits or more.
  *
  * What is exact: the decoded value is (float)k * s, computed alike by both, so a partner's right block is bit
  * for bit what the sender has from gossip_modular_values on its own blob with its own theta; a repaired block
@@ -33,8 +36,9 @@
 #define GOSSIP_DISTANCE_WEIGHT 0.7f /* of the last distance seen, against the own way since phi */
 #define GOSSIP_DISTANCE_DECAY                                                                                \
     0.7f /* a distance fades by this per exchange: one round of pairs takes 1/sqrt(2) */
-#define GOSSIP_STEP_MIN 0x1p-100f
-#define GOSSIP_STEP_MAX 0x1p79f /* times GOSSIP_WHOLE_MAX it reaches GOSSIP_VALUE_MAX */
+#define GOSSIP_MOD2_WEIGHT 0.75f /* of 1/2, 3/4 and 1 the best in tools/bench converge */
+#define GOSSIP_STEP_MIN    0x1p-100f
+#define GOSSIP_STEP_MAX    0x1p79f /* times GOSSIP_WHOLE_MAX it reaches GOSSIP_VALUE_MAX */
 
 enum {
     GOSSIP_WHOLE_MAX = 1 << 21,    /* magnitude of k; larger ones are sent in int8 */
@@ -43,6 +47,9 @@ enum {
 
 /* Bits a value of the modular codecs; 0 for the others. */
 unsigned gossip_modular_bits(enum gossip_codec codec);
+/* How much of the way to the mean partners go who sent in these codecs: 1, or GOSSIP_MOD2_WEIGHT when either
+ * sent 2 bits.  Symmetric, so that the pair's sum is kept. */
+float gossip_modular_weight(enum gossip_codec own, enum gossip_codec partner);
 
 /* What a sender knows.  Arrays begin with the span's first value. */
 struct gossip_modular_source {

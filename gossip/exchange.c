@@ -277,7 +277,8 @@ void gossip_end_solo(struct gossip *g, uint64_t now_ns, struct gossip_exchange *
     event.solo = reason;
     event.err = err;
     if (x->paired)
-        trace_emit(&g->config.trace, TRACE_PAIR_SKIPPED, now_ns, &x->partner, (int64_t)x->round, 0, err);
+        trace_emit(&g->config.trace, TRACE_PAIR_SKIPPED, now_ns, &x->partner, (int64_t)x->round,
+                   (int64_t)(event.elapsed_ns / GOSSIP_NS_PER_MS), err);
     else
         trace_emit(&g->config.trace, TRACE_ROUND_SOLO, now_ns, NULL, (int64_t)x->round, 0, 0);
     g->counters.solo[reason]++;

@@ -158,6 +158,8 @@ uint64_t gossip_current_round(const struct gossip *g, uint64_t now_ns, uint64_t 
 /* Bytes a second that exchanges with this peer moved lately, both ways together, and its round trip; 0: not
  * known.  For the choice of a codec. */
 uint64_t gossip_path_rate(const struct gossip *g, const struct id *peer, uint64_t *rtt_ns);
+/* Bytes that have come of the state being fetched; 0 when none is. */
+size_t gossip_fetched_bytes(const struct gossip *g);
 /* Asserts everything that must hold between calls; for tests, fuzzers and the simulator. */
 void gossip_check_invariants(const struct gossip *g);
 

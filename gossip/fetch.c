@@ -74,6 +74,11 @@ int gossip_fetch(struct gossip *g, uint64_t now_ns, const struct id *peer, uint8
     return ERR_OK;
 }
 
+size_t gossip_fetched_bytes(const struct gossip *g)
+{
+    return g->fetch.running ? g->fetch.received : 0;
+}
+
 static void fail(struct gossip *g, int err)
 {
     struct gossip_fetching *f = &g->fetch;

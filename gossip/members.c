@@ -25,6 +25,10 @@ enum {
     PROGRESS_MERGES = 5,
     PROGRESS_SKIPPED = 6,
     PROGRESS_PHI = 7,
+    PROGRESS_ENDING = 8, /* 8 to 10 came later and are left out when they say nothing */
+    PROGRESS_SPREAD = 9,
+    PROGRESS_CHAIN = 10,
+    PROGRESS_KEYS = 10,
 };
 enum { TOKENS_MAX = 64, UNKNOWN_KEYS_MAX = 8 };
 
@@ -160,10 +164,13 @@ bool gossip_member_measure(struct gossip_member *member, uint64_t round, double 
 
 int gossip_progress_encode(const struct gossip_progress *progress, uint8_t out[], size_t cap)
 {
-    if (progress->round > GOSSIP_ROUND_MAX)
+    if (progress->round > GOSSIP_ROUND_MAX || (unsigned)progress->ending >= GOSSIP_ENDING_COUNT)
         return ERR_INVALID;
+    bool ending = progress->ending != GOSSIP_ENDING_NONE;
+    bool spread = ending && isfinite(progress->spread);
+    bool chain = progress->chain > 0;
     struct pack_writer w = pack_writer_of(out, cap);
-    pack_map(&w, 7);
+    pack_map(&w, 7 + (size_t)ending + (size_t)spread + (size_t)chain);
     pack_key_uint(&w, PROGRESS_ROUND, progress->round);
     pack_key_uint(&w, PROGRESS_TOKENS, progress->tokens);
     pack_key_float(&w, PROGRESS_TRAIN_LOSS, progress->train_loss);
@@ -171,7 +178,26 @@ int gossip_progress_encode(const struct gossip_progress *progress, uint8_t out[]
     pack_key_uint(&w, PROGRESS_MERGES, progress->merges);
     pack_key_uint(&w, PROGRESS_SKIPPED, progress->skipped);
     pack_key_id(&w, PROGRESS_PHI, &progress->phi);
+    if (ending)
+        pack_key_uint(&w, PROGRESS_ENDING, (uint64_t)progress->ending);
+    if (spread)
+        pack_key_float(&w, PROGRESS_SPREAD, progress->spread);
+    if (chain)
+        pack_key_uint(&w, PROGRESS_CHAIN, progress->chain);
     return finished(&w);
+}
+
+/* What a later version may add counts as open: it is not waited for longer than the bound, nor trusted. */
+static enum gossip_ending read_ending(struct pack_reader *r)
+{
+    uint64_t value = pack_read_uint(r, UINT64_MAX);
+    return value < GOSSIP_ENDING_COUNT ? (enum gossip_ending)value : GOSSIP_ENDING_OPEN;
+}
+
+static double read_spread(struct pack_reader *r)
+{
+    double spread = pack_read_float(r);
+    return isfinite(spread) && spread >= 0 ? spread : (double)NAN;
 }
 
 static double read_loss(struct pack_reader *r)
@@ -183,10 +209,11 @@ static double read_loss(struct pack_reader *r)
 int gossip_progress_decode(struct bytes value, struct gossip_progress *out)
 {
     struct pack_token tokens[TOKENS_MAX];
-    struct gossip_progress progress = {.train_loss = (double)NAN, .val_loss = (double)NAN};
+    struct gossip_progress progress = {
+        .train_loss = (double)NAN, .val_loss = (double)NAN, .spread = (double)NAN};
     struct pack_reader r = pack_parse(value, tokens, TOKENS_MAX);
     uint32_t seen = 0;
-    for (size_t left = pack_read_map(&r, 7 + UNKNOWN_KEYS_MAX); left > 0; left--) {
+    for (size_t left = pack_read_map(&r, PROGRESS_KEYS + UNKNOWN_KEYS_MAX); left > 0; left--) {
         switch (pack_read_key(&r, &seen)) {
         case PROGRESS_ROUND:
             progress.round = pack_read_uint(&r, GOSSIP_ROUND_MAX);
@@ -208,6 +235,15 @@ int gossip_progress_decode(struct bytes value, struct gossip_progress *out)
             break;
         case PROGRESS_PHI:
             pack_read_id(&r, &progress.phi);
+            break;
+        case PROGRESS_ENDING:
+            progress.ending = read_ending(&r);
+            break;
+        case PROGRESS_SPREAD:
+            progress.spread = read_spread(&r);
+            break;
+        case PROGRESS_CHAIN:
+            progress.chain = pack_read_uint(&r, UINT64_MAX);
             break;
         default:
             pack_skip(&r);

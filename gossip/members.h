@@ -43,6 +43,15 @@ struct gossip_member {
     char name[GOSSIP_NAME_SIZE];                    /* for people; may be empty; not trusted */
 };
 
+/* How far a member is with the end of the run (gossip/finish.h). */
+enum gossip_ending {
+    GOSSIP_ENDING_NONE,    /* trains */
+    GOSSIP_ENDING_OPEN,    /* training is over, the replicas are being merged */
+    GOSSIP_ENDING_SETTLED, /* its last partners were as near as they should be */
+    GOSSIP_ENDING_DONE,    /* takes no turns any more, serves its merged state */
+    GOSSIP_ENDING_COUNT
+};
+
 /* PROGRESS register: written after every round. */
 struct gossip_progress {
     uint64_t round;    /* last finished */
@@ -52,6 +61,11 @@ struct gossip_progress {
     uint64_t merges;
     uint64_t skipped; /* solo rounds */
     struct id phi;    /* digest of the slow weights */
+    enum gossip_ending ending;
+    double
+        spread; /* distance to its last partners relative to its own norm; NaN: not measured, or training */
+    uint64_t
+        chain; /* entries of the owner's chain that it holds; who holds fewer asks for them; 0: not told */
 };
 
 /* Encoded length, at most GOSSIP_MEMBER_VALUE_MAX or GOSSIP_PROGRESS_VALUE_MAX.  ERR_INVALID: a field beyond

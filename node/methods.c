@@ -21,13 +21,15 @@ const struct control_method node_methods[] = {
     {"dht.provide", "key:s ", method_dht_provide},
     {"run.create",
      "data:s name:s width:u layers:u heads:u context:u batch:u round_ms:u rounds:u lr:f seed:u codec:s "
-     "alpha:f beta:f gamma:f fragments:u strangers:b train:b isolated:b model:s sizes:s input_max:f label:s "
+     "alpha:f beta:f gamma:f fragments:u strangers:b loss_test:b train:b isolated:b model:s sizes:s "
+     "input_max:f label:s "
      "init_seed:u ",
      method_run_create},
     {"run.join", "run:s data:s isolated:b init_seed:u ", method_run_join},
     {"run.leave", "run:s ", method_run_leave},
     {"run.pause", "run:s ", method_run_pause},
     {"run.resume", "run:s ", method_run_resume},
+    {"run.finish", "run:s after:u wait:b ", method_run_finish},
     {"run.list", "", method_run_list},
     {"run.show", "run:s ", method_run_show},
     {"state.ls", "run:s ", method_state_ls},
@@ -35,7 +37,7 @@ const struct control_method node_methods[] = {
     {"sample", "run:s prompt:s length:u temperature:f top_k:u seed:u ", method_sample},
     {"checkpoint.ls", "run:s ", method_checkpoint_ls},
     {"checkpoint.save", "run:s ", method_checkpoint_save},
-    {"checkpoint.export", "run:s path:s ", method_checkpoint_export},
+    {"checkpoint.export", "run:s path:s merge:u wait_s:u ", method_checkpoint_export},
     {"speed", "id:s bytes:u down:b wait_s:u ", method_speed},
     {"nat", "", method_nat},
     {"trace", "id:s ", method_trace},

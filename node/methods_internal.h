@@ -19,6 +19,7 @@ void method_run_join(void *user, struct control_call *call, const struct pack_re
 void method_run_leave(void *user, struct control_call *call, const struct pack_reader *params);
 void method_run_pause(void *user, struct control_call *call, const struct pack_reader *params);
 void method_run_resume(void *user, struct control_call *call, const struct pack_reader *params);
+void method_run_finish(void *user, struct control_call *call, const struct pack_reader *params);
 void method_run_list(void *user, struct control_call *call, const struct pack_reader *params);
 void method_run_show(void *user, struct control_call *call, const struct pack_reader *params);
 void method_state_ls(void *user, struct control_call *call, const struct pack_reader *params);
@@ -48,6 +49,19 @@ bool method_peer_param(struct node *node, struct control_call *call, const struc
 enum nat_route_kind methods_route_kind(const struct node *node, const struct id *peer);
 /* "candidates" of a peer: the ways that nat/path knows. */
 void methods_reply_candidates(struct node *node, struct reply *r, const struct id *peer);
+/* A written .safetensors file. */
+struct method_exported {
+    size_t bytes;
+    struct id digest; /* hash_content of all of it */
+};
+/* Writes params [layout->arena_floats] as such a file, which says of what it is the mean (merged, as
+ * train_safetensors_bytes); blocks, any thread.  ERR_NO_MEMORY, and as train_safetensors_write and
+ * store_file_write: no file was left, and one of this name that was there before is intact. */
+MUST_USE int method_export_file(const struct train_layout *layout, const char *merged, const float params[],
+                                const char *path, struct method_exported *out);
+/* What checkpoint.export answers about it. */
+void method_reply_exported(struct reply *r, const char *path, uint64_t round,
+                           const struct method_exported *exported);
 /* An address as text. */
 void method_reply_addr(struct reply *r, const char *key, const struct net_addr *addr);
 /* Resolves an id or unique prefix among peers, contacts and run members.  False: the call was answered. */

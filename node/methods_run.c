@@ -8,6 +8,7 @@
 
 #include "base/hash.h"
 #include "gossip/codec.h"
+#include "node/export_merge.h"
 #include "node/methods_internal.h"
 #include "node/run_internal.h"
 #include "train/safetensors.h"
@@ -136,6 +137,7 @@ static int read_config(struct node *node, const struct pack_reader *params, stru
     (void)u32_param(params, "rounds", &config->rounds);
     (void)u32_param(params, "fragments", &config->fragments);
     (void)control_bool(params, "strangers", &config->strangers);
+    (void)control_bool(params, "loss_test", &config->loss_test);
     (void)control_float(params, "lr", &config->lr);
     (void)control_float(params, "alpha", &config->alpha);
     if (control_float(params, "beta", &config->beta))
@@ -407,8 +409,7 @@ struct weights_job {
     uint8_t prompt[PROMPT_SIZE];
     uint8_t *text;
     char path[NODE_PATH_SIZE];
-    size_t bytes;
-    struct id digest;
+    struct method_exported exported;
     int result;
 };
 
@@ -423,18 +424,29 @@ static void free_weights(struct weights_job *job)
     free(job);
 }
 
-static void export_weights(struct weights_job *job)
+int method_export_file(const struct train_layout *layout, const char *merged, const float params[],
+                       const char *path, struct method_exported *out)
 {
     struct store_io io = store_io_system();
-    job->bytes = train_safetensors_bytes(&job->layout);
-    uint8_t *image = malloc(job->bytes);
-    job->result =
-        image == NULL ? ERR_NO_MEMORY : train_safetensors_write(&job->layout, job->params, image, job->bytes);
-    if (job->result == ERR_OK) {
-        hash_content(bytes_of(image, job->bytes), &job->digest);
-        job->result = store_file_write(&io, job->path, bytes_of(image, job->bytes), 0644, true);
+    out->bytes = train_safetensors_bytes(layout, merged);
+    uint8_t *image = malloc(out->bytes);
+    int result =
+        image == NULL ? ERR_NO_MEMORY : train_safetensors_write(layout, merged, params, image, out->bytes);
+    if (result == ERR_OK) {
+        hash_content(bytes_of(image, out->bytes), &out->digest);
+        result = store_file_write(&io, path, bytes_of(image, out->bytes), 0644, true);
     }
     free(image);
+    return result;
+}
+
+void method_reply_exported(struct reply *r, const char *path, uint64_t round,
+                           const struct method_exported *exported)
+{
+    reply_str(r, "path", path);
+    reply_uint(r, "bytes", exported->bytes);
+    reply_uint(r, "round", round);
+    reply_id(r, "digest", &exported->digest);
 }
 
 static void use_weights(struct worker_job *base)
@@ -442,7 +454,7 @@ static void use_weights(struct worker_job *base)
     struct weights_job *job = (struct weights_job *)(void *)base;
     struct allocator heap = allocator_system();
     if (job->exports)
-        export_weights(job);
+        job->result = method_export_file(&job->layout, NULL, job->params, job->path, &job->exported);
     else
         job->result = train_sample(&job->layout, job->params, &job->sample, &heap, job->text);
 }
@@ -473,14 +485,10 @@ static void weights_used(void *user, struct worker_job *base)
                      err_text(job->result));
     } else if (call != NULL) {
         struct reply *r = control_answer(call);
-        if (job->exports) {
-            reply_str(r, "path", job->path);
-            reply_uint(r, "bytes", job->bytes);
-            reply_uint(r, "round", job->round);
-            reply_id(r, "digest", &job->digest);
-        } else {
+        if (job->exports)
+            method_reply_exported(r, job->path, job->round, &job->exported);
+        else
             reply_sample(r, job);
-        }
         control_finish(call, false);
     }
     free_weights(job);
@@ -601,6 +609,8 @@ void method_checkpoint_export(void *user, struct control_call *call, const struc
         control_fail(call, ERR_INVALID, "checkpoint.export: an absolute path is needed");
         return;
     }
+    if (export_merge_start(run, call, path, params))
+        return;
     struct weights_job *job = new_weights_job(run, call);
     if (job == NULL)
         return;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "node/export_merge.h"
 #include "node/run_internal.h"
 #include "train/trainer.h"
 
@@ -42,10 +43,11 @@ void run_set_running(struct run *run)
 }
 
 /* Arrays, blobs and the core, in floats and bytes. */
-static uint64_t buffer_bytes(const struct train_layout *layout, const struct gossip_layout *shape)
+static uint64_t buffer_bytes(const struct train_layout *layout, const struct gossip_layout *shape,
+                             bool loss_test)
 {
     uint64_t floats = 4 * (uint64_t)layout->arena_floats * sizeof(float);
-    return floats + run_turns_bytes(shape) +
+    return floats + run_turns_bytes(shape, loss_test) +
            3 * shape->encoded_bytes[GOSSIP_CODEC_FP32]; /* two states, one to be fetched */
 }
 
@@ -81,7 +83,7 @@ uint64_t run_memory_bytes(const struct run_config *config, unsigned threads)
     char why[NODE_ERROR_SIZE];
     if (shape_of(config, &layout, tensors, &shape, why) < 0)
         return 0;
-    return buffer_bytes(&layout, &shape) + train_thread_memory_bytes(config, threads);
+    return buffer_bytes(&layout, &shape, config->loss_test) + train_thread_memory_bytes(config, threads);
 }
 
 /* Refuses what does not fit before anything is started. */
@@ -150,13 +152,19 @@ static void event_while_leaving(struct run *run, const struct train_thread_event
         run->trainer_ended = true;
 }
 
-static void evaluated(struct run *run, double loss, double accuracy)
+static void evaluated(struct run *run, uint64_t tag, double loss, double accuracy)
 {
-    run->evaluating = false;
     run->val_loss = loss;
     run->val_accuracy = accuracy;
     if (!isfinite(run->val_loss_start))
         run->val_loss_start = loss;
+    if (tag == TAG_FINAL) {
+        run_finish_evaluated(run);
+        return;
+    }
+    run->evaluating = false;
+    if (run->stage == RUN_FINISHING && !isfinite(run->ending.val_loss_before))
+        run->ending.val_loss_before = loss;
 }
 
 static void event_of_run(struct run *run, const struct train_thread_event *event)
@@ -182,6 +190,10 @@ static void event_of_run(struct run *run, const struct train_thread_event *event
         if (!event->refused)
             run_turn_applied(run, event->tag);
         break;
+    case TRAIN_THREAD_TRIED:
+        if (!event->refused)
+            run_turn_tried(run, event);
+        break;
     case TRAIN_THREAD_LOADED:
         free(event->bytes);
         if (!event->refused)
@@ -196,7 +208,7 @@ static void event_of_run(struct run *run, const struct train_thread_event *event
         }
         break;
     case TRAIN_THREAD_EVALUATED:
-        evaluated(run, event->loss, event->accuracy);
+        evaluated(run, event->tag, event->loss, event->accuracy);
         break;
     case TRAIN_THREAD_ENDED:
         run->trainer_ended = true;
@@ -231,7 +243,7 @@ static int build(struct run *run, char why[NODE_ERROR_SIZE])
     if (run->own_init && !run->config.strangers) {
         (void)snprintf(why, NODE_ERROR_SIZE,
                        "run %s: init_seed (--init-seed) needs a run created with strangers (--strangers): "
-                       "members refuse weights that started elsewhere",
+                       "members refuse weights that started elsewhere; leave it and join without --init-seed",
                        run->name);
         return ERR_INVALID;
     }
@@ -280,6 +292,7 @@ static int start(struct run *run, char why[NODE_ERROR_SIZE])
                                          .on_event = trainer_event,
                                          .user = run};
     (void)snprintf(config.data, sizeof config.data, "%s", run->data);
+    rng_fill(&node->rng, config.secret, sizeof config.secret);
     if (run->own_init)
         run_seed_of(run->init_seed, config.run.seed);
     result = train_thread_start(&run->trainer, &node->loop, &config);
@@ -310,6 +323,7 @@ static struct run *take_slot(struct node *node, const struct id *id)
         run->node = node;
         run->id = *id;
         run->val_loss = run->val_loss_start = run->val_accuracy = (double)NAN;
+        run->ending.spread = run->ending.spread_before = run->ending.val_loss_before = (double)NAN;
         id_format_short(id, run->name);
         crdt_chain_init(&run->chain, id, &node->alloc, &node->keys);
         for (size_t k = 0; k < NODE_PEERS_MAX; k++)
@@ -458,6 +472,8 @@ void run_chain_frame(struct run *run, struct bytes frame)
 {
     struct bytes entries[CRDT_CHAIN_FRAME_ENTRIES];
     struct id id;
+    size_t held = run->chain.count;
+    enum crdt_chain_state state = run->chain.state;
     int count = crdt_chain_frame_decode(frame, &id, entries);
     for (int i = 0; i < count; i++) {
         int result = crdt_chain_append(&run->chain, entries[i]);
@@ -467,6 +483,10 @@ void run_chain_frame(struct run *run, struct bytes frame)
         }
     }
     run_chain_complete(run);
+    if (held == 0 || (run->chain.count == held && run->chain.state == state))
+        return;
+    state_store_chain(run->node, run);
+    run_chain_changed(run, node_now_ns());
 }
 
 /* Gives everything back; the slot is free afterwards.  No job may be under way. */
@@ -478,6 +498,7 @@ void run_release(struct run *run)
         train_thread_stop(run->trainer);
     run->trainer = NULL;
     methods_saved(run, ERR_CLOSED);
+    export_merge_release(run);
     streams_forget_run(run->node, run);
     crdt_chain_deinit(&run->chain);
     float *arrays[] = {run->theta, run->phi, run->delta, run->diff};
@@ -516,7 +537,7 @@ void run_pause(struct run *run, bool paused)
     run_set_running(run);
     if (run->gossip != NULL)
         gossip_pause(run->gossip, node_now_ns(), paused || run->stage == RUN_FAILED);
-    if (!paused && run->stage == RUN_TRAINING)
+    if (!paused && (run->stage == RUN_TRAINING || run->stage == RUN_FINISHING))
         run->boundary_ns = node_now_ns() + (uint64_t)run->config.round_ms * 1000000;
     state_store_run(run->node, run);
 }
@@ -527,12 +548,16 @@ static void synced(struct run *run, uint64_t now_ns)
     struct run_swarm swarm;
     bool fresh = run_steps(run) == 0 && run->round == 0;
     run_swarm_now(run, &swarm);
-    if (run->isolated || !swarm.has_donor) {
+    if (run->isolated || !swarm.has_donor || run->ending.outcome != RUN_OUTCOME_NONE) {
         run_enter_training(run, now_ns, run->round);
         return;
     }
-    /* Who starts from weights of its own brings them along however late it comes. */
-    if (swarm.round_max > run->round + FIRST_ROUNDS && !(run->own_init && fresh)) {
+    /* Who starts from weights of its own brings them along however late it comes; who trained nearly to the
+     * end does so too, however far the others are beyond it. */
+    uint64_t last = run_last_round(run);
+    uint64_t ahead = !fresh && swarm.round_max > last ? last : swarm.round_max;
+    bool over = fresh && swarm.round_max >= last; /* nobody trains any more */
+    if (over || (ahead > run->round + FIRST_ROUNDS && !(run->own_init && fresh))) {
         run_begin_fetch(run, now_ns);
         return;
     }
@@ -575,6 +600,8 @@ static void repair(struct run *run, uint64_t now_ns)
         struct node_peer *peer = &node->peers[(first + i) % NODE_PEERS_MAX];
         if (peer->used && peer->connected && (peer->runs >> (run - node->runs) & 1) != 0) {
             state_sync(node, peer, run);
+            if (run->chain.state == CRDT_CHAIN_LIVE)
+                state_fetch_chain(node, peer, run);
             return;
         }
     }
@@ -602,6 +629,8 @@ bool run_is_busy(const struct run *run)
 
 void run_tick(struct run *run, uint64_t now_ns)
 {
+    export_merge_tick(run, now_ns);
+    methods_finish_tick(run, now_ns);
     if (run->leaving) {
         if (run_is_busy(run))
             return;
@@ -630,16 +659,21 @@ uint64_t run_deadline_ns(const struct run *run)
 {
     uint64_t first = run->gossip == NULL ? UINT64_MAX : gossip_deadline_ns(run->gossip);
     uint64_t next = UINT64_MAX;
+    uint64_t told = methods_finish_deadline_ns(run);
     if (run->leaving)
-        return run_is_busy(run) ? UINT64_MAX : 0;
+        return run_is_busy(run) ? told : 0;
+    if (told < first)
+        first = told;
     if (run->node->stopping)
         return first;
     if (run->stage == RUN_CHAIN || run->stage == RUN_FETCHING ||
         (run->stage == RUN_SYNCING && !run->evaluating))
         next = run->stage_deadline_ns;
-    else if (run->stage == RUN_TRAINING && !run->paused && run_turn_free(run, run->round + 1))
-        next = run->boundary_ns;
+    if (run_round_deadline_ns(run) < next)
+        next = run_round_deadline_ns(run);
     if (run_save_wanted(run) && run->save_next_ns < next)
         next = run->save_next_ns;
+    if (export_merge_deadline_ns(run) < next)
+        next = export_merge_deadline_ns(run);
     return next < first ? next : first;
 }

@@ -10,6 +10,9 @@
  *                                        └─────────────────────┴──► TRAINING ◄──────────────┐
  *                                                             at each boundary a turn, node/run_turn.h
  *
+ *   TRAINING ── last round ──► FINISHING ── all agree ──► FINISHED       node/run_finish.h
+ *                               turns go on, and only average
+ *
  * PAUSED is a flag beside the stage: the trainer rests, rounds go on without us.  FAILED and FINISHED end it;
  * LEFT forgets it. */
 #ifndef DUNLIN_NODE_RUN_H
@@ -20,12 +23,14 @@
 #include "gossip/codec_choice.h"
 #include "node/control.h"
 #include "node/reply.h"
+#include "node/run_finish.h"
 #include "node/run_turn.h"
 #include "node/train_thread.h"
 #include "node/worker.h"
 #include "train/model.h"
 
 struct node;
+struct export_merge;
 
 enum {
     RUN_NAME_SIZE = CRDT_NAME_MAX + 1,
@@ -34,14 +39,18 @@ enum {
     RUN_EVALUATE_ROUNDS = 8, /* validation loss is measured every so many rounds */
 };
 
+/* held_round: a fetch waits, until no turn is under way at all. */
+#define RUN_HELD_FETCH UINT64_MAX
+
 enum run_stage {
-    RUN_CHAIN,    /* looking for somebody who has the chain */
-    RUN_LOADING,  /* the trainer reads the data, the disk worker the checkpoint */
-    RUN_SYNCING,  /* waiting for the other members' registers */
-    RUN_FETCHING, /* a peer sends its weights */
-    RUN_TRAINING, /* and exchanging */
-    RUN_FINISHED, /* all planned rounds are done; states are still served */
-    RUN_FAILED,   /* error says why */
+    RUN_CHAIN,     /* looking for somebody who has the chain */
+    RUN_LOADING,   /* the trainer reads the data, the disk worker the checkpoint */
+    RUN_SYNCING,   /* waiting for the other members' registers */
+    RUN_FETCHING,  /* a peer sends its weights */
+    RUN_TRAINING,  /* and exchanging */
+    RUN_FINISHING, /* training is over, the members' weights become one model */
+    RUN_FINISHED,  /* that is done, or took too long; states are still served */
+    RUN_FAILED,    /* error says why */
 };
 
 /* An encoded snapshot of a fragment, or a state.  lent: gossip/ reads it until RELEASE. */
@@ -95,14 +104,17 @@ struct run {
     size_t distance_count;
     struct gossip_nearness nearness;
     struct run_turn turns[GOSSIP_LANES];
+    uint64_t failed_trials; /* merges that the loss of a private batch refused, since the start */
 
     uint64_t round; /* begun last */
     uint64_t joined_round;
     uint64_t boundary_ns;       /* when the next round ends */
+    uint64_t held_round;        /* that the boundary has passed for, but no turn is free; 0: none */
     uint64_t stage_deadline_ns; /* CHAIN, SYNCING, FETCHING: try something else then */
     uint64_t advance_to;        /* newer round heard of in the middle of ours; 0: none */
     uint64_t others_round;      /* furthest progress of the other members at our last boundary */
     struct gossip_merge_report report;
+    struct run_ending ending;
     size_t fetch_tries;     /* of the present fetch */
     uint64_t fetch_next_ns; /* all donors failed: not tried again before */
     bool publishing;        /* a state is being encoded for joiners */
@@ -117,6 +129,7 @@ struct run {
     uint64_t saved_round;
     uint64_t save_next_ns; /* not before */
     uint64_t save_took_ns;
+    struct export_merge *exporting; /* node/export_merge.h; NULL: none */
     bool evaluating;
     uint64_t steps_before; /* of earlier lives of this node in the run */
     uint64_t tokens_before;

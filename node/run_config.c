@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/pack.h"
+#include "gossip/merge/outer.h"
 #include "gossip/tensor.h"
 
 /* Keys on the wire; never reused for another meaning. */
@@ -25,6 +26,7 @@ enum {
     KEY_COUNT,
     KEY_FRAGMENTS = KEY_COUNT, /* missing: 1 */
     KEY_STRANGERS,             /* missing: false */
+    KEY_LOSS_TEST,             /* missing: false */
     KEY_END
 };
 
@@ -70,6 +72,8 @@ int run_config_check(const struct run_config *c, const char **why)
         {isfinite(c->alpha) && c->alpha >= 0 && c->alpha <= 0.6,
          "alpha must be 0 to 0.6 (pairs are unstable above)"},
         {isfinite(c->beta) && c->beta > 0 && c->beta <= 1, "beta must be above 0 and at most 1"},
+        {!(c->strangers && c->loss_test), "strangers and loss_test exclude each other: weights that started "
+                                          "elsewhere raise the loss at first"},
         {isfinite(c->gamma) && c->gamma > 0 && c->gamma <= 1.4, "gamma must be above 0 and at most 1.4"},
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
@@ -78,14 +82,16 @@ int run_config_check(const struct run_config *c, const char **why)
             return ERR_INVALID;
         }
     }
-    return run_model_check(c, why);
+    struct gossip_outer outer = {.alpha = (float)c->alpha, .beta = (float)c->beta, .gamma = (float)c->gamma};
+    int result = gossip_outer_check(&outer, why);
+    return result < 0 ? result : run_model_check(c, why);
 }
 
 int run_config_encode(const struct run_config *config, uint8_t *out, size_t cap)
 {
     struct pack_writer w = pack_writer_of(out, cap);
     size_t more = run_model_pairs(&config->model);
-    pack_map(&w, KEY_COUNT + 1 + (config->strangers ? 1u : 0u) + more);
+    pack_map(&w, KEY_COUNT + 1 + (config->strangers ? 1u : 0u) + (config->loss_test ? 1u : 0u) + more);
     pack_key_uint(&w, KEY_VERSION, RUN_CONFIG_VERSION);
     pack_key_uint(&w, KEY_WIDTH, config->width);
     pack_key_uint(&w, KEY_LAYERS, config->layers);
@@ -103,10 +109,15 @@ int run_config_encode(const struct run_config *config, uint8_t *out, size_t cap)
     pack_key_uint(&w, KEY_FRAGMENTS, config->fragments);
     if (config->strangers)
         pack_key_bool(&w, KEY_STRANGERS, true);
+    if (config->loss_test)
+        pack_key_bool(&w, KEY_LOSS_TEST, true);
     run_model_encode(&config->model, &w);
     size_t len = pack_writer_len(&w);
     return len == 0 ? ERR_TOO_LARGE : (int)len;
 }
+
+static const uint32_t optional_keys =
+    UINT32_C(1) << KEY_FRAGMENTS | UINT32_C(1) << KEY_STRANGERS | UINT32_C(1) << KEY_LOSS_TEST;
 
 /* Where an unsigned value goes; NULL: the key stands for something else. */
 static uint32_t *uint_field(struct run_config *c, unsigned key)
@@ -146,6 +157,9 @@ int run_config_decode(struct bytes in, struct run_config *config)
         case KEY_STRANGERS:
             c.strangers = pack_read_bool(&r);
             break;
+        case KEY_LOSS_TEST:
+            c.loss_test = pack_read_bool(&r);
+            break;
         case KEY_LR:
             c.lr = pack_read_float(&r);
             break;
@@ -170,9 +184,7 @@ int run_config_decode(struct bytes in, struct run_config *config)
     if (pack_done(&r) && version > RUN_CONFIG_VERSION)
         return ERR_VERSION;
     if (!pack_done(&r) || !run_model_complete(&seen) ||
-        (seen & ~(UINT32_C(1) << KEY_FRAGMENTS | UINT32_C(1) << KEY_STRANGERS)) !=
-            (UINT32_C(1) << KEY_COUNT) - 1 ||
-        run_config_check(&c, &why) < 0)
+        (seen & ~optional_keys) != (UINT32_C(1) << KEY_COUNT) - 1 || run_config_check(&c, &why) < 0)
         return ERR_MALFORMED;
     *config = c;
     return ERR_OK;

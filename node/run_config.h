@@ -29,6 +29,7 @@ struct run_config {
     uint32_t rounds;                        /* rounds planned: the learning rate's schedule ends there */
     uint32_t codec;               /* enum gossip_codec of the weights on the wire, or RUN_CODEC_AUTO */
     bool strangers;               /* members may start from weights of their own, which disarms a gate */
+    bool loss_test;               /* a merge's result is tried on a private batch before it is taken */
     double lr;                    /* peak learning rate of the inner optimizer */
     double alpha, beta, gamma;    /* outer step, gossip/merge.h */
     uint8_t seed[RUN_SEED_BYTES]; /* of the initial weights */

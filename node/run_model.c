@@ -137,11 +137,13 @@ struct trainer_options run_trainer_options(const struct run_config *config, unsi
     return options;
 }
 
-static int open_text(struct run_trainer *t, const char *path, const struct id *node, char *why)
+static int open_text(struct run_trainer *t, const char *path, const struct id *node, const uint8_t secret[32],
+                     char *why)
 {
     struct allocator heap = allocator_system();
     struct train_data_config config = {.path = path, .context = t->options.model.context, .node = *node};
     struct train_data_info info;
+    memcpy(config.secret, secret, sizeof config.secret);
     int result = train_data_open(&config, &heap, &t->data, why, TRAIN_WHY_SIZE);
     if (result < 0)
         return result;
@@ -151,7 +153,7 @@ static int open_text(struct run_trainer *t, const char *path, const struct id *n
 }
 
 static int open_rows(struct run_trainer *t, const char *path, const char *label, const struct id *node,
-                     char *why)
+                     const uint8_t secret[32], char *why)
 {
     const struct train_model_config *model = &t->options.model;
     struct allocator heap = allocator_system();
@@ -162,6 +164,7 @@ static int open_rows(struct run_trainer *t, const char *path, const char *label,
                                           .input_max = model->input_max,
                                           .node = *node};
     struct train_samples_info info;
+    memcpy(config.secret, secret, sizeof config.secret);
     int result = train_samples_open(&config, &heap, &t->samples, why, TRAIN_WHY_SIZE);
     if (result < 0)
         return result;
@@ -171,7 +174,7 @@ static int open_rows(struct run_trainer *t, const char *path, const char *label,
 }
 
 int run_trainer_open(struct run_trainer *out, const struct run_config *config, const char *path,
-                     const struct id *node, unsigned threads, char *why)
+                     const struct id *node, const uint8_t secret[32], unsigned threads, char *why)
 {
     why[0] = '\0';
     *out = (struct run_trainer){.options = run_trainer_options(config, threads)};
@@ -179,9 +182,9 @@ int run_trainer_open(struct run_trainer *out, const struct run_config *config, c
     if (result < 0)
         return result;
     if (out->options.model.kind == TRAIN_MLP)
-        result = open_rows(out, path, config->model.label, node, why);
+        result = open_rows(out, path, config->model.label, node, secret, why);
     else
-        result = open_text(out, path, node, why);
+        result = open_text(out, path, node, secret, why);
     if (result == ERR_OK)
         return ERR_OK;
     if (why[0] == '\0')

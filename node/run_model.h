@@ -54,11 +54,11 @@ struct run_trainer {
 
 /* threads as they are, 1 .. TRAIN_THREADS_MAX, cut to the batch. */
 struct trainer_options run_trainer_options(const struct run_config *config, unsigned threads);
-/* Reads the data at path and builds the trainer: seconds, off the loop thread.  On failure `why`
- * (TRAIN_WHY_SIZE bytes) tells the person what to do, or is empty for an error that says enough; nothing is
- * left open. */
+/* Reads the data at path and builds the trainer (node and secret as in train/data.h): seconds, off the loop
+ * thread.  On failure `why` (TRAIN_WHY_SIZE bytes) tells the person what to do, or is empty for an error that
+ * says enough; nothing is left open. */
 MUST_USE int run_trainer_open(struct run_trainer *out, const struct run_config *config, const char *path,
-                              const struct id *node, unsigned threads, char *why);
+                              const struct id *node, const uint8_t secret[32], unsigned threads, char *why);
 void run_trainer_close(struct run_trainer *trainer);
 
 #endif

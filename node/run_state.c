@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "gossip/codec.h"
+#include "node/export_merge.h"
 #include "node/run_internal.h"
 
 enum {
@@ -30,13 +31,14 @@ struct disk_job {
     uint8_t meta[META_BYTES];
     size_t meta_len;
     uint64_t took_ns;
+    bool final; /* saving: the merged weights of a finished run */
     struct store_why why;
     int result;
 };
 
 /* What a checkpoint remembers beside the weights: {1: tokens, 2: merges, 3: skipped, 4: joined round, 5:
- * history (when there was one fragment only), 6: validation loss at the start, 7: history of each fragment}.
- */
+ * history (when there was one fragment only), 6: validation loss at the start, 7: history of each fragment,
+ * 8: of a finished run [outcome, members, cycles, spread before, spread, validation loss before]}. */
 static void encode_history(struct pack_writer *w, const struct gossip_history *history)
 {
     pack_array(w, history->count);
@@ -53,7 +55,34 @@ static void decode_history(struct pack_reader *r, struct gossip_history *history
     }
 }
 
-static size_t encode_meta(const struct run *run, const struct gossip_history histories[],
+static void encode_ending(struct pack_writer *w, const struct run_ending *e)
+{
+    pack_uint(w, 8);
+    pack_array(w, 6);
+    pack_uint(w, (uint64_t)e->outcome);
+    pack_uint(w, e->members);
+    pack_uint(w, e->cycles);
+    pack_float(w, e->spread_before);
+    pack_float(w, e->spread);
+    pack_float(w, e->val_loss_before);
+}
+
+static void decode_ending(struct pack_reader *r, struct run_ending *e)
+{
+    size_t count = pack_read_array(r, 6);
+    if (count != 6) {
+        r->failed = true;
+        return;
+    }
+    e->outcome = (enum run_outcome)pack_read_uint(r, RUN_OUTCOME_COUNT - 1);
+    e->members = (size_t)pack_read_uint(r, GOSSIP_MEMBERS_MAX);
+    e->cycles = pack_read_uint(r, UINT64_MAX);
+    e->spread_before = pack_read_float(r);
+    e->spread = pack_read_float(r);
+    e->val_loss_before = pack_read_float(r);
+}
+
+static size_t encode_meta(const struct run *run, const struct gossip_history histories[], bool final,
                           uint8_t out[META_BYTES])
 {
     struct pack_writer w = pack_writer_of(out, META_BYTES);
@@ -61,7 +90,7 @@ static size_t encode_meta(const struct run *run, const struct gossip_history his
     uint64_t solo = 0;
     for (size_t reason = GOSSIP_SOLO_DEADLINE; reason < GOSSIP_SOLO_COUNT; reason++)
         solo += counters->solo[reason];
-    pack_map(&w, 6);
+    pack_map(&w, final ? 7 : 6);
     pack_key_uint(&w, 1, run_tokens(run));
     pack_key_uint(&w, 2, run->merges_before + counters->merges - counters->refused);
     pack_key_uint(&w, 3, run->skipped_before + solo + counters->refused);
@@ -71,6 +100,8 @@ static size_t encode_meta(const struct run *run, const struct gossip_history his
     pack_array(&w, run->shape.fragment_count);
     for (size_t i = 0; i < run->shape.fragment_count; i++)
         encode_history(&w, &histories[i]);
+    if (final)
+        encode_ending(&w, &run->ending);
     return pack_writer_len(&w);
 }
 
@@ -104,6 +135,9 @@ static void decode_meta(struct run *run, struct bytes in)
             count = pack_read_array(&r, GOSSIP_FRAGMENTS_MAX);
             for (size_t i = 0; i < count; i++)
                 decode_history(&r, &run->histories[i]);
+            break;
+        case 8:
+            decode_ending(&r, &run->ending);
             break;
         default:
             pack_skip(&r);
@@ -288,7 +322,7 @@ static void weights_were_copied(void *user, struct worker_job *base)
     struct node *node = user;
     job->job.run = write_checkpoint;
     job->job.done = checkpoint_was_written;
-    job->meta_len = encode_meta(job->run, job->histories, job->meta);
+    job->meta_len = encode_meta(job->run, job->histories, job->final, job->meta);
     if (worker_submit(&node->disk_worker, &job->job) < 0) {
         run_save_failed(job->run, ERR_BUSY);
         free_disk_job(job, true);
@@ -318,6 +352,7 @@ void run_exported(struct run *run, uint8_t *bytes, size_t len)
     job->delta = malloc(size);
     job->info.round = run_turns_settled(run);
     job->info.step = run_steps(run);
+    job->final = run->stage == RUN_FINISHED;
     if (job->phi == NULL || job->delta == NULL || worker_submit(&run->node->merge_worker, &job->job) < 0) {
         node_info(run->node, TRACE_LEVEL_ERROR, "run %s: no memory for a checkpoint", run->name);
         run_save_failed(run, ERR_NO_MEMORY);
@@ -350,6 +385,7 @@ void run_begin_fetch(struct run *run, uint64_t now_ns)
     struct run_swarm swarm;
     run_swarm_now(run, &swarm);
     run->stage = RUN_FETCHING;
+    run->ending.adopting = swarm.donor_done;
     run_set_running(run);
     run->stage_deadline_ns = UINT64_MAX; /* STATE or FETCH_FAILED ends it */
     if (!swarm.has_donor) {              /* nobody is left: our weights are the best there are */
@@ -364,6 +400,7 @@ void run_begin_fetch(struct run *run, uint64_t now_ns)
         run_enter_training(run, now_ns, run->round);
         return;
     }
+    export_merge_yield(run, now_ns);
     (void)peers_want(run->node, &swarm.donor, NULL, 0, 60 * NODE_SECOND_NS);
     if (gossip_fetch(run->gossip, now_ns, &swarm.donor, run->fetch_buffer,
                      run->shape.encoded_bytes[GOSSIP_CODEC_FP32]) < 0)
@@ -386,6 +423,7 @@ struct state_job {
     uint64_t round;
     struct bytes blob;
     size_t slot;
+    bool final; /* the merged weights of a finished run */
     struct id digest;
     int result;
 };
@@ -413,10 +451,10 @@ static void state_was_taken(void *user, struct worker_job *base)
     if (run->stage == RUN_FETCHING && job->result < 0) {
         fetch_again(run, now_ns);
     } else if (run->stage == RUN_FETCHING && !run->leaving) {
-        run->round = job->round;
+        run->round = job->round > run->round ? job->round : run->round;
         gossip_nearness_forget(&run->nearness, NULL);
-        if (run->joined_round != 0 || run_steps(run) == 0)
-            run->joined_round = job->round;
+        if (run->joined_round != 0 || run_steps(run) == 0 || run->round > run_last_round(run))
+            run->joined_round = run->round; /* also who trained but not to the end: its weights are gone */
         if (train_thread_load(run->trainer, TAG_FETCHED, run->theta, NULL, 0) < 0)
             run_fail(run, "the trainer does not answer");
         state_store_run(run->node, run);
@@ -443,7 +481,8 @@ static bool is_plausible(struct run *run, uint64_t round)
 {
     struct run_swarm swarm;
     run_swarm_now(run, &swarm);
-    return round >= run->round && round <= swarm.round_max + GOSSIP_ROUND_LAG_MAX;
+    bool merged = run->ending.adopting && round >= run_last_round(run); /* others may have ended before us */
+    return (round >= run->round || merged) && round <= swarm.round_max + GOSSIP_ROUND_LAG_MAX;
 }
 
 void run_fetched(struct run *run, uint64_t now_ns, const struct gossip_event *event)
@@ -490,6 +529,8 @@ static void state_was_encoded(void *user, struct worker_job *base)
             ERR_OK) {
             run->states[job->slot].lent = true;
             run->state_digest = job->digest;
+            if (job->final)
+                run_finish_published(run);
         }
     }
     run->publishing = false;
@@ -500,20 +541,27 @@ static void state_was_encoded(void *user, struct worker_job *base)
 void run_publish_state(struct run *run)
 {
     size_t slot = run->states[0].lent ? 1 : 0;
+    uint64_t rounds = run->stage == RUN_FINISHING ? STATE_ROUNDS * RUN_FINISHING_PACE : STATE_ROUNDS;
+    bool early = run->published_round != 0 && run->round < run->published_round + rounds;
+    bool final = run->stage == RUN_FINISHED;
     if (run->isolated || run->publishing || run->states[slot].lent ||
-        (run->published_round != 0 && run->round < run->published_round + STATE_ROUNDS))
+        (final ? !run->ending.publish_due : early))
         return;
     struct state_job *job = new_state_job(run, encode_state, state_was_encoded);
     if (job == NULL)
         return;
     job->slot = slot;
+    job->final = final;
     job->round = run->round;
     run->states[slot].lent = true;
     run->publishing = true;
     run->published_round = run->round;
+    if (final)
+        run->ending.publish_due = false;
     if (worker_submit(&run->node->merge_worker, &job->job) < 0) {
         run->states[slot].lent = false;
         run->publishing = false;
+        run->ending.publish_due = final;
         free(job);
     }
 }
@@ -530,6 +578,10 @@ void run_weights_loaded(struct run *run, uint64_t tag, const char *error)
         return;
     }
     if (tag == TAG_FETCHED && run->stage == RUN_FETCHING) {
+        if (run->ending.adopting && run->round >= run_last_round(run)) {
+            run->ending.outcome = RUN_OUTCOME_FETCHED;
+            run->ending.state.contributes = false;
+        }
         run_enter_training(run, now_ns, run->round);
         run_publish_state(run);
         return;
@@ -545,7 +597,7 @@ void run_weights_loaded(struct run *run, uint64_t tag, const char *error)
 
 bool run_save_wanted(const struct run *run)
 {
-    return (run->stage == RUN_TRAINING || run->stage == RUN_FINISHED) && !run->saving &&
+    return run->stage >= RUN_TRAINING && run->stage <= RUN_FINISHED && !run->saving &&
            run->round > run->saved_round;
 }
 
@@ -555,4 +607,6 @@ void run_state_tick(struct run *run, uint64_t now_ns)
         run_begin_fetch(run, now_ns);
     if (run_save_wanted(run) && now_ns >= run->save_next_ns)
         run_save(run);
+    if (run->ending.publish_due)
+        run_publish_state(run); /* there was no place for it */
 }

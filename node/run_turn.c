@@ -25,6 +25,7 @@ struct turn_job {
     struct run_turn *turn;
     uint64_t round;
     bool merge;
+    bool final;              /* a turn of the end of the run */
     bool far;                /* too many wrong blocks: the range is to be wider next time */
     enum gossip_codec codec; /* DECODE: of the partner's blob */
     struct bytes blob;       /* DECODE: the partner's */
@@ -35,93 +36,6 @@ struct turn_job {
     int merge_result;
     int result;
 };
-
-/* ---- memory ---- */
-
-static size_t fragment_max(const struct gossip_layout *layout, enum gossip_codec codec)
-{
-    uint64_t most = 0;
-    for (size_t i = 0; i < layout->fragment_count; i++)
-        most = layout->fragment_bytes[i][codec] > most ? layout->fragment_bytes[i][codec] : most;
-    return (size_t)most;
-}
-
-static size_t blocks_max(const struct gossip_layout *layout)
-{
-    uint64_t most = 0;
-    for (size_t i = 0; i < layout->fragment_count; i++)
-        most = layout->fragment_blocks[i] > most ? layout->fragment_blocks[i] : most;
-    return (size_t)most;
-}
-
-static size_t repair_max(const struct gossip_layout *layout)
-{
-    uint64_t most = 1;
-    for (size_t i = 0; i < layout->fragment_count; i++) {
-        uint64_t bytes = gossip_layout_repair_max(layout, i);
-        most = bytes > most ? bytes : most;
-    }
-    return (size_t)most;
-}
-
-static size_t list_max(const struct gossip_layout *layout)
-{
-    return gossip_indices_bytes_max(blocks_max(layout), blocks_max(layout) / 2) + 1;
-}
-
-static size_t all_blocks(const struct gossip_layout *layout)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < layout->fragment_count; i++)
-        sum += layout->fragment_blocks[i];
-    return (size_t)sum;
-}
-
-uint64_t run_turns_bytes(const struct gossip_layout *layout)
-{
-    uint64_t blobs = RUN_BLOBS * (uint64_t)fragment_max(layout, GOSSIP_CODEC_FP32);
-    uint64_t lists = (blocks_max(layout) / 2 + 1) * 2 * sizeof(uint32_t) + list_max(layout);
-    return blobs + all_blocks(layout) * sizeof(float) + GOSSIP_LANES * (lists + repair_max(layout));
-}
-
-int run_turns_allocate(struct run *run)
-{
-    const struct allocator *alloc = &run->node->alloc;
-    const struct gossip_layout *layout = &run->shape;
-    size_t wanted = blocks_max(layout) / 2 + 1;
-    bool fine = (run->distances = allocator_get(alloc, all_blocks(layout), sizeof(float))) != NULL;
-    for (size_t i = 0; i < RUN_BLOBS; i++)
-        fine = fine && (run->blobs[i].bytes =
-                            allocator_get(alloc, 1, fragment_max(layout, GOSSIP_CODEC_FP32))) != NULL;
-    for (size_t lane = 0; lane < GOSSIP_LANES && fine; lane++) {
-        struct run_turn *turn = &run->turns[lane];
-        turn->wanted = allocator_get(alloc, wanted, sizeof(uint32_t));
-        turn->repaired = allocator_get(alloc, wanted, sizeof(uint32_t));
-        turn->list = allocator_get(alloc, 1, list_max(layout));
-        turn->repair = allocator_get(alloc, 1, repair_max(layout));
-        fine = turn->wanted != NULL && turn->repaired != NULL && turn->list != NULL && turn->repair != NULL;
-    }
-    if (!fine)
-        return ERR_NO_MEMORY;
-    run->distance_count = all_blocks(layout);
-    memset(run->distances, 0, run->distance_count * sizeof(float));
-    return ERR_OK;
-}
-
-void run_turns_release(struct run *run)
-{
-    const struct allocator *alloc = &run->node->alloc;
-    allocator_release(alloc, run->distances);
-    for (size_t i = 0; i < RUN_BLOBS; i++)
-        allocator_release(alloc, run->blobs[i].bytes);
-    for (size_t lane = 0; lane < GOSSIP_LANES; lane++) {
-        struct run_turn *turn = &run->turns[lane];
-        allocator_release(alloc, turn->wanted);
-        allocator_release(alloc, turn->repaired);
-        allocator_release(alloc, turn->list);
-        allocator_release(alloc, turn->repair);
-    }
-}
 
 /* ---- slices ---- */
 
@@ -209,11 +123,22 @@ uint64_t run_turns_settled(const struct run *run)
     return round;
 }
 
-/* Momentum needs some cycles to pay: short runs, and the last cycles of every run, average plainly. */
+/* All of a short run counts as its last cycles. */
+static bool is_ending(const struct run *run, uint64_t round)
+{
+    return run_last_round(run) < round + PLAIN_CYCLES * run->shape.fragment_count;
+}
+
+/* Momentum needs some cycles to pay: the last ones of a run average plainly. */
 static struct gossip_outer outer_now(const struct run *run, uint64_t round)
 {
-    bool ending = run->config.rounds < round + PLAIN_CYCLES * run->shape.fragment_count;
-    return ending ? gossip_outer_plain() : run->outer;
+    return is_ending(run, round) ? gossip_outer_plain() : run->outer;
+}
+
+/* A turn of the end of the run, which only averages. */
+static bool is_final(const struct run *run, const struct run_turn *turn)
+{
+    return turn->round > run_last_round(run);
 }
 
 /* ---- jobs ---- */
@@ -292,16 +217,22 @@ static enum gossip_codec choose_codec(const struct run *run, const struct run_tu
     struct gossip_choice_input in = {
         .automatic = run->config.codec == RUN_CODEC_AUTO,
         .asked = (enum gossip_codec)run->config.codec,
+        .ending = is_ending(run, turn->round),
         .accepted =
             (1u << GOSSIP_CODEC_COUNT) - 1, /* the core turns a blob it cannot take into a solo round */
-        .close = gossip_nearness_close(&run->nearness, &turn->partner, turn->round),
-        .wrong_share = (double)gossip_nearness_wrong(&run->nearness, &turn->partner),
+        .close = gossip_nearness_close(&run->nearness, &turn->partner, (unsigned)turn->fragment, turn->round),
+        .wrong_share =
+            (double)gossip_nearness_wrong(&run->nearness, &turn->partner, (unsigned)turn->fragment),
         .bytes_per_s = (double)rate / 2, /* both directions at once */
         .seconds = FULL_WEIGHT_CYCLES * cycle_ns(run) / 1e9,
         .rtt_s = (double)rtt_ns / 1e9,
         .bytes = run->shape.fragment_bytes[turn->fragment],
     };
-    return gossip_codec_choose(&in);
+    if (!is_final(run, turn))
+        return gossip_codec_choose(&in);
+    double round_s = (double)run->config.round_ms / 1e3;
+    in.seconds = round_s < in.seconds ? round_s : in.seconds;
+    return gossip_codec_choose_exact(&in);
 }
 
 void run_turn_begin(struct run *run, uint64_t now_ns, uint64_t round)
@@ -415,7 +346,7 @@ static void checked(void *user, struct worker_job *base)
     int result = job->result;
     if (result >= 0) {
         size_t count = turn->wanted_count;
-        size_t cap = list_max(&run->shape);
+        size_t cap = run_turn_list_max(&run->shape);
         size_t len = gossip_indices_encode(count, turn->wanted, turn->list, cap);
         size_t bytes = 0;
         result = gossip_repair_bytes(tensors_of(run, turn), fragment_of(run, turn)->tensor_count, count,
@@ -471,6 +402,24 @@ static void repair_encoded(void *user, struct worker_job *base)
 
 /* ---- the outcome ---- */
 
+/* The result of this merge has to pass a trial. */
+static bool is_tried(const struct turn_job *job)
+{
+    return job->merge && job->run->config.loss_test && !job->final;
+}
+
+/* What the trainer is to try first: phi and delta stay as they are. */
+static int merge_beside(struct turn_job *job)
+{
+    struct run *run = job->run;
+    struct run_turn *turn = job->turn;
+    size_t bytes = fragment_of(run, turn)->count * sizeof(float);
+    memcpy(turn->trial_phi, slice(run, turn, run->phi), bytes);
+    memcpy(turn->trial_delta, slice(run, turn, run->delta), bytes);
+    return gossip_merge_job(&job->input, &run->histories[turn->fragment], turn->trial_phi, turn->trial_delta,
+                            slice(run, turn, run->diff), &job->report);
+}
+
 static void merge_round(struct worker_job *base)
 {
     struct turn_job *job = (struct turn_job *)(void *)base;
@@ -481,16 +430,28 @@ static void merge_round(struct worker_job *base)
     float *diff = slice(run, turn, run->diff);
     if (job->far)
         gossip_distances_widen((size_t)run->shape.fragment_blocks[turn->fragment], distances_of(run, turn));
-    if (job->merge)
-        job->merge_result =
-            gossip_merge_job(&job->input, &run->histories[turn->fragment], phi, delta, diff, &job->report);
-    if (!job->merge || job->merge_result < 0)
+    struct gossip_history *history = &run->histories[turn->fragment];
+    struct gossip_history kept = *history;
+    if (is_tried(job))
+        job->merge_result = merge_beside(job);
+    else if (job->merge)
+        job->merge_result = gossip_merge_job(&job->input, history, phi, delta, diff, &job->report);
+    /* Replicas that become one would soon make every distance seem too far: small ones do not count any more.
+     */
+    bool small = job->merge && job->merge_result == ERR_OK && kept.count >= GOSSIP_HISTORY_MIN &&
+                 job->report.distance <= gossip_history_median(&kept);
+    if (job->final && small)
+        *history = kept;
+    bool solo = !job->merge || job->merge_result < 0;
+    gossip_history_round(history, !solo);
+    if (solo)
         job->result = gossip_solo_job(fragment_of(run, turn)->count, &job->input.outer,
                                       slice(run, turn, run->theta), phi, delta, diff);
 }
 
 /* What this exchange says of the partner, for the choice of the next codec. */
-static void note_partner(struct run *run, const struct run_turn *turn, const struct turn_job *job)
+static void note_partner(struct run *run, const struct run_turn *turn,
+                         const struct gossip_merge_report *report)
 {
     double blocks = (double)run->shape.fragment_blocks[turn->fragment];
     double wrong =
@@ -498,9 +459,35 @@ static void note_partner(struct run *run, const struct run_turn *turn, const str
     gossip_nearness_note(&run->nearness, &(struct gossip_encounter){.peer = turn->outcome.peer,
                                                                     .round = turn->round,
                                                                     .fragment = (unsigned)turn->fragment,
-                                                                    .distance = (float)job->report.rms,
-                                                                    .relative = (float)job->report.relative,
+                                                                    .distance = (float)report->rms,
+                                                                    .relative = (float)report->relative,
                                                                     .wrong_share = (float)(wrong / blocks)});
+}
+
+/* A merge was accepted or refused for good. */
+static void settle_merge(struct run *run, const struct run_turn *turn, uint64_t now_ns, int result,
+                         const struct gossip_merge_report *report)
+{
+    int told = gossip_merge_done(run->gossip, now_ns, turn->round, result);
+    (void)told; /* ERR_NOT_FOUND: the core was paused meanwhile */
+    if (result < 0) {
+        gossip_nearness_far(&run->nearness, &turn->outcome.peer, (unsigned)turn->fragment, turn->round);
+    } else {
+        run->report = *report;
+        note_partner(run, turn, report);
+    }
+}
+
+static void hand_to_trainer(struct run *run, struct run_turn *turn, bool trial)
+{
+    float *diff = slice(run, turn, run->diff);
+    uint64_t tag = tag_of(run, turn);
+    turn->stage = trial ? TURN_TRYING : TURN_APPLYING;
+    int result = trial
+                     ? train_thread_try_span(run->trainer, tag, span_of(run, turn), diff, turn->trial_scratch)
+                     : train_thread_apply_span(run->trainer, tag, span_of(run, turn), diff);
+    if (result < 0)
+        run_fail(run, "the trainer does not answer");
 }
 
 static void merged(void *user, struct worker_job *base)
@@ -510,26 +497,19 @@ static void merged(void *user, struct worker_job *base)
     struct run_turn *turn = job->turn;
     struct node *node = user;
     uint64_t now_ns = node_now_ns();
-    if (job->merge) {
-        int told = gossip_merge_done(run->gossip, now_ns, job->round, job->merge_result);
-        (void)told; /* ERR_NOT_FOUND: the core was paused meanwhile */
-        if (job->merge_result < 0) {
-            trace_emit(&node->trace, TRACE_GATE_REFUSED, now_ns, &turn->outcome.peer, (int64_t)job->round, 0,
-                       job->merge_result);
-            gossip_nearness_far(&run->nearness, &turn->outcome.peer, turn->round);
-        } else {
-            run->report = job->report;
-            note_partner(run, turn, job);
-        }
-    }
-    if (job->result < 0) {
+    bool trial = is_tried(job) && job->merge_result == ERR_OK;
+    turn->report = job->report;
+    if (job->merge && job->merge_result < 0)
+        trace_emit(&node->trace, TRACE_GATE_REFUSED, now_ns, &turn->outcome.peer, (int64_t)job->round, 0,
+                   job->merge_result);
+    if (job->merge && !trial)
+        settle_merge(run, turn, now_ns, job->merge_result, &job->report);
+    if (job->final)
+        run_finishing_turn(run, turn->round, job->merge && job->merge_result == ERR_OK, job->report.relative);
+    if (job->result < 0)
         not_finite(run);
-    } else if (turn->stage == TURN_MERGING) {
-        turn->stage = TURN_APPLYING;
-        if (train_thread_apply_span(run->trainer, tag_of(run, turn), span_of(run, turn),
-                                    slice(run, turn, run->diff)) < 0)
-            run_fail(run, "the trainer does not answer");
-    }
+    else if (turn->stage == TURN_MERGING)
+        hand_to_trainer(run, turn, trial);
     job_over(job);
     node_pump(node, now_ns);
 }
@@ -564,6 +544,12 @@ static void fill_input(const struct run *run, const struct run_turn *turn, uint6
         input->partner.repaired_count = turn->wanted_count;
         input->partner.repairs = outcome->repair;
     }
+    if (is_final(run, turn)) { /* nobody trains meanwhile: half of each however late, so that sums are kept */
+        input->outer = gossip_outer_plain();
+        input->variance_correction = false;
+        input->strangers = true; /* no way to compare with where nothing was trained since */
+        input->partner_weight = 0.5f;
+    }
 }
 
 static void begin_merge(struct run *run, struct run_turn *turn)
@@ -574,7 +560,66 @@ static void begin_merge(struct run *run, struct run_turn *turn)
     turn->stage = TURN_MERGING;
     job->merge = turn->outcome.kind == GOSSIP_EVENT_MERGE;
     job->far = !job->merge && turn->outcome.solo == GOSSIP_SOLO_FAR;
+    job->final = is_final(run, turn);
     fill_input(run, turn, node_now_ns(), &job->input);
+    submit(run, turn, job);
+}
+
+static void commit_trial(struct worker_job *base)
+{
+    struct turn_job *job = (struct turn_job *)(void *)base;
+    struct run *run = job->run;
+    const struct run_turn *turn = job->turn;
+    size_t bytes = fragment_of(run, turn)->count * sizeof(float);
+    memcpy(slice(run, turn, run->phi), turn->trial_phi, bytes);
+    memcpy(slice(run, turn, run->delta), turn->trial_delta, bytes);
+}
+
+static void committed(void *user, struct worker_job *base)
+{
+    struct turn_job *job = (struct turn_job *)(void *)base;
+    struct run *run = job->run;
+    bool over = job->turn->stage == TURN_COMMITTING;
+    if (over)
+        job->turn->stage = TURN_IDLE;
+    job_over(job);
+    if (over && !run->leaving)
+        run_round_applied(run);
+    node_pump(user, node_now_ns());
+}
+
+/* The solo step takes the merge's place. */
+static void refuse_trial(struct run *run, struct run_turn *turn, uint64_t now_ns,
+                         const struct train_thread_event *event)
+{
+    double rise = (event->trial.after - event->trial.before) / fabs(event->trial.before) * 1e6;
+    int64_t millionths = isfinite(rise) && rise < 1e15 ? (int64_t)rise : INT64_MAX;
+    run->failed_trials++;
+    trace_emit(&run->node->trace, TRACE_LOSS_REFUSED, now_ns, &turn->outcome.peer, (int64_t)turn->round,
+               millionths, event->err);
+    struct turn_job *job = new_job(run, turn, merge_round, merged);
+    if (job == NULL)
+        return;
+    turn->stage = TURN_MERGING;
+    job->input.outer = outer_now(run, turn->round);
+    submit(run, turn, job);
+}
+
+void run_turn_tried(struct run *run, const struct train_thread_event *event)
+{
+    struct run_turn *turn = turn_of_tag(run, event->tag);
+    uint64_t now_ns = node_now_ns();
+    if (turn->stage != TURN_TRYING)
+        return;
+    settle_merge(run, turn, now_ns, event->err, &turn->report);
+    if (event->err < 0) {
+        refuse_trial(run, turn, now_ns, event);
+        return;
+    }
+    struct turn_job *job = new_job(run, turn, commit_trial, committed);
+    if (job == NULL)
+        return;
+    turn->stage = TURN_COMMITTING;
     submit(run, turn, job);
 }
 
@@ -596,7 +641,7 @@ static void take_outcome(struct run *run, struct run_turn *turn, uint64_t now_ns
         turn->outcome = *event;
         turn->has_outcome = true;
         if (event->kind == GOSSIP_EVENT_SOLO && event->solo == GOSSIP_SOLO_FAR)
-            gossip_nearness_far(&run->nearness, &event->peer, event->round);
+            gossip_nearness_far(&run->nearness, &event->peer, (unsigned)turn->fragment, event->round);
     } else if (event->kind == GOSSIP_EVENT_MERGE) {
         int told = gossip_merge_done(run->gossip, now_ns, event->round, ERR_STALE);
         (void)told;

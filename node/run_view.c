@@ -63,8 +63,28 @@ static bool progress_of(const struct run *run, const struct id *author, struct g
            gossip_progress_decode(view.record.value, out) == ERR_OK;
 }
 
+/* How a member stands at the end of the run. */
+struct standing {
+    enum gossip_ending ending; /* DONE only of a round in which one can be */
+    bool contributes;
+    double spread; /* NaN: not told */
+};
+
+static struct standing standing_of(const struct run *run, const struct gossip_member *member,
+                                   const struct gossip_progress *progress)
+{
+    struct standing standing = {.contributes = run_contributes(run, member->joined_round),
+                                .spread = (double)NAN};
+    if (progress != NULL && progress->round >= run_last_round(run)) {
+        standing.ending = progress->ending;
+        standing.spread = progress->spread;
+    }
+    return standing;
+}
+
 /* Folds all MEMBER registers of the run; returns how many, at most cap. */
-static size_t fold(const struct run *run, struct gossip_member_state states[], size_t cap)
+static size_t fold(const struct run *run, struct gossip_member_state states[], struct standing standings[],
+                   size_t cap)
 {
     struct crdt_view view;
     uint32_t cursor = 0;
@@ -81,8 +101,10 @@ static size_t fold(const struct run *run, struct gossip_member_state states[], s
                                                      .speed = member.speed,
                                                      .speed_before = member.speed_before,
                                                      .speed_round = member.speed_round};
-        if (progress_of(run, &view.record.key.author, &progress))
+        bool told = progress_of(run, &view.record.key.author, &progress);
+        if (told)
             states[count].progress_round = progress.round;
+        standings[count] = standing_of(run, &member, told ? &progress : NULL);
         count++;
     }
     return count;
@@ -92,10 +114,17 @@ void run_view_now(struct run *run, uint64_t round, struct gossip_view *view)
 {
     static const size_t cap = 2 * GOSSIP_MEMBERS_MAX;
     struct gossip_member_state states[2 * GOSSIP_MEMBERS_MAX];
-    size_t count = fold(run, states, cap);
-    for (size_t i = 0; i < count; i++) {
-        if (id_equal(&states[i].id, &run->node->identity.id))
-            states[i].progress_round = round; /* our own register says the round before */
+    struct standing standings[2 * GOSSIP_MEMBERS_MAX];
+    size_t folded = fold(run, states, standings, cap);
+    size_t count = 0;
+    bool final = round > run_last_round(run);
+    for (size_t i = 0; i < folded; i++) {
+        if (final && (!standings[i].contributes || standings[i].ending == GOSSIP_ENDING_DONE))
+            continue; /* takes no part in the merging at the end */
+        states[count] = states[i];
+        if (id_equal(&states[count].id, &run->node->identity.id))
+            states[count].progress_round = round; /* our own register says the round before */
+        count++;
     }
     gossip_view_build(view, round, node_wall_ms(), states, count);
 }
@@ -131,25 +160,74 @@ static int by_progress(const void *a, const void *b)
     return memcmp(x->id.bytes, y->id.bytes, ID_BYTES);
 }
 
+/* The other live members, with what their registers say of the end; *live counts ourselves too. */
+static size_t others_of(const struct run *run, struct gossip_member_state others[],
+                        struct standing standings[], size_t *live)
+{
+    uint64_t now_ms = node_wall_ms();
+    size_t folded = fold(run, others, standings, RUN_OTHERS_MAX);
+    size_t count = 0;
+    *live = 0;
+    for (size_t i = 0; i < folded; i++) {
+        if (others[i].expires_ms <= now_ms)
+            continue;
+        ++*live;
+        if (id_equal(&others[i].id, &run->node->identity.id))
+            continue;
+        others[count] = others[i];
+        standings[count++] = standings[i];
+    }
+    return count;
+}
+
+size_t run_others_now(const struct run *run, struct gossip_member_state others[RUN_OTHERS_MAX],
+                      uint64_t *round_max, size_t *live)
+{
+    struct standing standings[RUN_OTHERS_MAX];
+    size_t count = others_of(run, others, standings, live);
+    *round_max = believed_round(run, others, count);
+    return count;
+}
+
+/* Still takes turns, as far as its registers tell. */
+static bool is_heard(const struct run *run, const struct gossip_member_state *state)
+{
+    return state->progress_round >= run->round || run->round - state->progress_round <= GOSSIP_LIVE_ROUNDS;
+}
+
+/* The others that are merged at the end of the run, and what they say of it. */
+static void count_finish(const struct run *run, const struct gossip_member_state others[],
+                         const struct standing standings[], size_t count, struct run_swarm *out)
+{
+    out->spread = (double)NAN;
+    for (size_t i = 0; i < count; i++) {
+        const struct standing *one = &standings[i];
+        bool done = one->ending == GOSSIP_ENDING_DONE;
+        if (!one->contributes || (!done && !is_heard(run, &others[i])))
+            continue;
+        out->finish.count++;
+        out->finish.done += done;
+        out->finish.settled += done || one->ending == GOSSIP_ENDING_SETTLED;
+        if (!(one->spread <= out->spread))
+            out->spread = isnan(one->spread) ? out->spread : one->spread;
+    }
+}
+
 void run_swarm_now(struct run *run, struct run_swarm *out)
 {
-    struct gossip_member_state states[2 * GOSSIP_MEMBERS_MAX];
-    uint64_t now_ms = node_wall_ms();
-    size_t folded = fold(run, states, 2 * GOSSIP_MEMBERS_MAX);
-    size_t others = 0;
+    struct gossip_member_state states[RUN_OTHERS_MAX];
+    struct standing standings[RUN_OTHERS_MAX];
     size_t donors = 0;
     memset(out, 0, sizeof *out);
-    for (size_t i = 0; i < folded; i++) {
-        if (states[i].expires_ms <= now_ms)
-            continue;
-        out->members++;
-        if (!id_equal(&states[i].id, &run->node->identity.id))
-            states[others++] = states[i];
-    }
+    size_t others = others_of(run, states, standings, &out->members);
     out->round_max = believed_round(run, states, others);
+    count_finish(run, states, standings, others, out);
+    out->donor_done = gossip_finish_believed(out->finish.done, out->finish.count);
     for (size_t i = 0; i < others; i++) { /* those near the believed round, and not beyond it */
-        if (states[i].progress_round <= out->round_max &&
-            states[i].progress_round + GOSSIP_ROUND_LAG_MAX >= out->round_max)
+        bool near = states[i].progress_round <= out->round_max &&
+                    states[i].progress_round + GOSSIP_ROUND_LAG_MAX >= out->round_max;
+        bool done = standings[i].contributes && standings[i].ending == GOSSIP_ENDING_DONE;
+        if (out->donor_done ? done : near)
             states[donors++] = states[i];
     }
     out->has_donor = donors > 0;
@@ -213,7 +291,9 @@ void run_put_progress(struct run *run)
         .merges = merges(run),
         .skipped = skipped(run),
         .phi = run->state_digest,
+        .chain = run->chain.count,
     };
+    run_ending_told(run, &progress.ending, &progress.spread);
     run->progress_put_ns = node_now_ns();
     put(run, CRDT_SLOT_PROGRESS, value, gossip_progress_encode(&progress, value, sizeof value),
         PROGRESS_LIFE_S);
@@ -227,7 +307,8 @@ static void reply_loss(struct reply *r, const char *key, double loss)
         reply_nil(r, key);
 }
 
-static void reply_solo(struct reply *r, const struct gossip_counters *counters)
+/* The core counts with `refused` what the loss test refused as well. */
+static void reply_solo(struct reply *r, const struct gossip_counters *counters, uint64_t failed_trials)
 {
     static const char *const names[GOSSIP_SOLO_COUNT] = {
         [GOSSIP_SOLO_UNPAIRED] = "unpaired",
@@ -248,8 +329,10 @@ static void reply_solo(struct reply *r, const struct gossip_counters *counters)
         if (counters->solo[reason] > 0)
             reply_uint(r, names[reason], counters->solo[reason]);
     }
-    if (counters != NULL && counters->refused > 0)
-        reply_uint(r, "gate", counters->refused);
+    if (counters != NULL && counters->refused > failed_trials)
+        reply_uint(r, "gate", counters->refused - failed_trials);
+    if (failed_trials > 0)
+        reply_uint(r, "loss", failed_trials);
     reply_end(r);
 }
 
@@ -271,6 +354,8 @@ const char *run_stage_name(const struct run *run)
         return "finished";
     if (run->paused)
         return "paused";
+    if (run->stage == RUN_FINISHING || (run->stage == RUN_FETCHING && run->ending.begun))
+        return "finishing";
     return run->stage >= RUN_TRAINING ? "training" : "fetching";
 }
 
@@ -288,7 +373,7 @@ void run_reply(struct run *run, struct reply *r)
     else
         reply_nil(r, "error");
     reply_uint(r, "round", run->round);
-    reply_uint(r, "rounds_total", run->config.rounds);
+    reply_uint(r, "rounds_total", run->has_chain ? run_last_round(run) : run->config.rounds);
     const struct run_turn *turn = &run->turns[run->round % GOSSIP_LANES];
     if (id_is_zero(&turn->partner))
         reply_nil(r, "partner");
@@ -304,11 +389,12 @@ void run_reply(struct run *run, struct reply *r)
         reply_loss(r, "val_accuracy", run->val_accuracy);
     reply_uint(r, "merges", merges(run));
     reply_uint(r, "skipped", skipped(run));
-    reply_solo(r, counters);
+    reply_solo(r, counters, run->failed_trials);
     reply_uint(r, "bytes_sent", counters == NULL ? 0 : counters->bytes_sent);
     reply_uint(r, "bytes_received", counters == NULL ? 0 : counters->bytes_received);
     reply_loss(r, "exchange_s", exchange_s(counters));
     reply_loss(r, "replica_distance", run->report.distance > 0 ? run->report.relative : (double)NAN);
+    run_reply_finish(run, &swarm, r);
     reply_uint(r, "params", run->layout.parameter_count);
     reply_uint(r, "memory_bytes", run_memory_bytes(&run->config, run->node->config.threads));
     reply_uint(r, "round_ms", run->config.round_ms);
@@ -384,6 +470,7 @@ void run_reply_config(struct run *run, struct reply *r)
               c->codec == RUN_CODEC_AUTO ? "auto" : gossip_codec_name((enum gossip_codec)c->codec));
     reply_uint(r, "fragments", c->fragments);
     reply_bool(r, "strangers", c->strangers);
+    reply_bool(r, "loss_test", c->loss_test);
     reply_float(r, "lr", c->lr);
     reply_float(r, "alpha", c->alpha);
     reply_float(r, "beta", c->beta);

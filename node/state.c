@@ -218,10 +218,15 @@ static void want_member(struct node *node, const struct run *run, const struct i
 static void learn_member(struct node *node, const struct crdt_event *event)
 {
     struct crdt_record record;
+    struct gossip_progress progress;
     struct run *run = node_run_of(node, &event->key.run);
-    if (run == NULL || event->key.slot != CRDT_SLOT_MEMBER || crdt_record_decode(event->record, &record) < 0)
+    if (run == NULL || event->origin == CRDT_ORIGIN_SELF || crdt_record_decode(event->record, &record) < 0)
         return;
-    want_member(node, run, &event->key.author, record.value);
+    if (event->key.slot == CRDT_SLOT_MEMBER)
+        want_member(node, run, &event->key.author, record.value);
+    else if (event->key.slot == CRDT_SLOT_PROGRESS &&
+             gossip_progress_decode(record.value, &progress) == ERR_OK)
+        run_chain_heard(run, node_now_ns(), &event->key.author, progress.chain);
 }
 
 void state_want_members(struct node *node, const struct run *run)

@@ -9,17 +9,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "gossip/merge/gate.h"
 #include "net/uv/channel.h"
 
 enum { NOT_FINITE_MAX = 20, TRAINING_NICE = 5 };
 
-enum command_kind { SNAPSHOT, SNAPSHOT_SPAN, APPLY_SPAN, LOAD, EXPORT, EVALUATE };
+enum command_kind { SNAPSHOT, SNAPSHOT_SPAN, APPLY_SPAN, TRY_SPAN, LOAD, EXPORT, EVALUATE };
 
 struct command {
     enum command_kind kind;
     uint64_t tag;
-    struct train_thread_span span; /* of the two that say so */
+    struct train_thread_span span; /* of those that say so */
     float *array;
+    float *scratch; /* TRY_SPAN */
     uint8_t *bytes;
     size_t len;
 };
@@ -40,6 +42,7 @@ struct train_thread {
     struct run_trainer own;
     uint64_t next_step_ns; /* keeps to the share of the processor */
     unsigned not_finite;
+    struct gossip_history changes; /* of the loss, by differences tried */
     double loss;
 };
 
@@ -133,9 +136,27 @@ static void evaluate(struct train_thread *t, const struct command *command)
     emit(t, &event);
 }
 
+static void apply(struct train_thread *t, const struct command *command)
+{
+    if (trainer_apply_span(&t->own.trainer, command->span.first_tensor, command->span.tensor_count,
+                           command->array, 1) < 0)
+        t->not_finite++; /* the merge is dropped; a state that stays broken ends the thread below */
+}
+
+static void try_span(struct train_thread *t, const struct command *command)
+{
+    struct train_thread_event event = {
+        .kind = TRAIN_THREAD_TRIED, .tag = command->tag, .array = command->array};
+    trainer_try_span(&t->own.trainer, command->span.first_tensor, command->span.tensor_count, command->array,
+                     command->scratch, &event.trial);
+    event.err = gossip_loss_gate(&t->changes, event.trial.before, event.trial.after);
+    if (event.err == ERR_OK)
+        apply(t, command);
+    emit(t, &event);
+}
+
 static void serve(struct train_thread *t, const struct command *command)
 {
-    int result;
     switch (command->kind) {
     case SNAPSHOT:
         trainer_snapshot(&t->own.trainer, command->array);
@@ -147,11 +168,11 @@ static void serve(struct train_thread *t, const struct command *command)
         answer(t, command, TRAIN_THREAD_SNAPSHOT);
         break;
     case APPLY_SPAN:
-        result = trainer_apply_span(&t->own.trainer, command->span.first_tensor, command->span.tensor_count,
-                                    command->array, 1);
-        if (result < 0)
-            t->not_finite++; /* the merge is dropped; a state that stays broken ends the thread below */
+        apply(t, command);
         answer(t, command, TRAIN_THREAD_APPLIED);
+        break;
+    case TRY_SPAN:
+        try_span(t, command);
         break;
     case LOAD:
         load(t, command);
@@ -233,7 +254,7 @@ static void work(struct train_thread *t)
             uint64_t began_ns = clock_ns(CLOCK_MONOTONIC);
             uint64_t cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
             serve(t, &command);
-            if (command.kind == EVALUATE)
+            if (command.kind == EVALUATE || command.kind == TRY_SPAN)
                 charge(t, began_ns, clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns);
             continue;
         }
@@ -252,8 +273,9 @@ static void refuse_rest(struct train_thread *t)
 {
     static const enum train_thread_event_kind answers[] = {
         [SNAPSHOT] = TRAIN_THREAD_SNAPSHOT,  [SNAPSHOT_SPAN] = TRAIN_THREAD_SNAPSHOT,
-        [APPLY_SPAN] = TRAIN_THREAD_APPLIED, [LOAD] = TRAIN_THREAD_LOADED,
-        [EXPORT] = TRAIN_THREAD_EXPORTED,    [EVALUATE] = TRAIN_THREAD_EVALUATED};
+        [APPLY_SPAN] = TRAIN_THREAD_APPLIED, [TRY_SPAN] = TRAIN_THREAD_TRIED,
+        [LOAD] = TRAIN_THREAD_LOADED,        [EXPORT] = TRAIN_THREAD_EXPORTED,
+        [EVALUATE] = TRAIN_THREAD_EVALUATED};
     struct command command;
     while (net_uv_inbox_pop(t->inbox, &command, UINT64_MAX) == ERR_OK) {
         struct train_thread_event event = {.kind = answers[command.kind],
@@ -275,7 +297,7 @@ static void *thread_main(void *arg)
     /* Its threads inherit this: training yields to the loop, whose answers partners wait for, and to whatever
      * else the machine's owner is doing.  Where it is refused, training merely does not yield. */
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), TRAINING_NICE);
-    int result = run_trainer_open(&t->own, &t->config.run, t->config.data, &t->config.node,
+    int result = run_trainer_open(&t->own, &t->config.run, t->config.data, &t->config.node, t->config.secret,
                                   thread_count(t->config.threads), why);
     if (result < 0) {
         emit_failure(t, why[0] != '\0' ? why : err_text(result));
@@ -369,6 +391,13 @@ int train_thread_snapshot_span(struct train_thread *t, uint64_t tag, struct trai
 int train_thread_apply_span(struct train_thread *t, uint64_t tag, struct train_thread_span span, float *diff)
 {
     return post(t, &(struct command){.kind = APPLY_SPAN, .tag = tag, .span = span, .array = diff});
+}
+
+int train_thread_try_span(struct train_thread *t, uint64_t tag, struct train_thread_span span, float *diff,
+                          float *scratch)
+{
+    return post(
+        t, &(struct command){.kind = TRY_SPAN, .tag = tag, .span = span, .array = diff, .scratch = scratch});
 }
 
 int train_thread_load(struct train_thread *t, uint64_t tag, float *params, uint8_t *bytes, size_t len)

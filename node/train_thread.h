@@ -14,7 +14,7 @@
 
 #include "node/config.h"
 #include "node/run_config.h"
-#include "train/model.h"
+#include "train/trainer.h"
 
 enum { TRAIN_THREAD_COMMANDS_MAX = 32 }; /* posted and not yet answered */
 
@@ -23,6 +23,7 @@ enum train_thread_event_kind {
     TRAIN_THREAD_FAILED,    /* text says why; from now on every command is refused */
     TRAIN_THREAD_SNAPSHOT,  /* array was filled with the weights, or a span, at a step boundary */
     TRAIN_THREAD_APPLIED,   /* the difference in array was added */
+    TRAIN_THREAD_TRIED,     /* the difference in array was tried, and added when err is 0 */
     TRAIN_THREAD_LOADED,    /* weights (and optimizer state) were replaced */
     TRAIN_THREAD_EXPORTED,  /* bytes, owned by the receiver (free), hold the optimizer's state */
     TRAIN_THREAD_EVALUATED, /* loss and accuracy of the present weights on the validation part */
@@ -35,9 +36,11 @@ struct train_thread_event {
     float *array;
     uint8_t *bytes;
     size_t len;
-    double loss, accuracy; /* accuracy: NaN where the model does not count it */
-    bool refused;          /* nothing was done: the thread has failed or is ending */
-    uint64_t data_bytes;   /* READY: data that was read */
+    double loss, accuracy;      /* accuracy: NaN where the model does not count it */
+    struct trainer_trial trial; /* TRIED */
+    int err;                    /* TRIED: what gossip_loss_gate says */
+    bool refused;               /* nothing was done: the thread has failed or is ending */
+    uint64_t data_bytes;        /* READY: data that was read */
     char text[NODE_ERROR_SIZE];
 };
 
@@ -45,6 +48,7 @@ struct train_thread_config {
     struct run_config run;
     char data[NODE_PATH_SIZE]; /* file or directory of what the model learns from */
     struct id node;            /* decides where in the text this node starts */
+    uint8_t secret[32];        /* decides its private batches: drawn from the system */
     unsigned threads;          /* 0: one for each core */
     unsigned cpu_pct;
     void (*on_event)(void *user, const struct train_thread_event *event); /* on the loop's thread */
@@ -90,6 +94,10 @@ MUST_USE int train_thread_snapshot_span(struct train_thread *thread, uint64_t ta
 /* Adds diff, which begins with the span's first value, to the span's weights. */
 MUST_USE int train_thread_apply_span(struct train_thread *thread, uint64_t tag, struct train_thread_span span,
                                      float *diff);
+/* Tries a span's difference on a private batch (trainer_try_span) and adds it when gossip_loss_gate lets it,
+ * with no step in between.  scratch [as diff] is lent as well. */
+MUST_USE int train_thread_try_span(struct train_thread *thread, uint64_t tag, struct train_thread_span span,
+                                   float *diff, float *scratch);
 /* Replaces the weights, and the optimizer's state when bytes are given (else its moments start afresh). */
 MUST_USE int train_thread_load(struct train_thread *thread, uint64_t tag, float *params, uint8_t *bytes,
                                size_t len);

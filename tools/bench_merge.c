@@ -19,7 +19,6 @@
 #include "gossip/codec.h"
 #include "gossip/codec_modular.h"
 #include "gossip/merge/average.h"
-#include "gossip/merge/clip.h"
 #include "gossip/merge/clones.h"
 #include "gossip/merge/outer.h"
 #include "gossip/merge/reference.h"
@@ -106,7 +105,6 @@ static inline __attribute__((always_inline)) void touch(struct bench *b, size_t 
     }
 PROBE(1, 0, 0)
 PROBE(2, 0, 0)
-PROBE(5, 0, 0)
 PROBE(1, 1, 0)
 PROBE(2, 0, 1)
 PROBE(3, 0, 1)
@@ -270,14 +268,6 @@ static void run_sums(struct bench *b)
     b->sink += sums.dd;
 }
 
-static void run_step_sums(struct bench *b)
-{
-    struct gossip_step_sums sums = {0};
-    gossip_step_sums_add(&sums, b->n, 0.5f, 0.7f, b->array[0], b->array[1], b->array[2], b->array[3],
-                         b->array[4]);
-    b->sink += sums.uv;
-}
-
 static void run_finite(struct bench *b)
 {
     if (!gossip_all_finite(b->n, b->array[0]))
@@ -388,7 +378,6 @@ static const struct row plain_rows[] = {
      .bytes = 12,
      .moved = 16},
     {.name = "sums", .kernel = run_sums, .probe = probe_200, .bytes = 8, .moved = 8},
-    {.name = "step_sums", .kernel = run_step_sums, .probe = probe_500, .bytes = 20, .moved = 20},
     {.name = "all_finite", .kernel = run_finite, .probe = probe_100, .bytes = 4, .moved = 4},
 };
 

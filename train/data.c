@@ -24,7 +24,7 @@ struct train_data {
     struct block *blocks; /* training ones first, then validation ones by hash */
     size_t block_count, train_count;
     uint64_t *ends; /* [train_count] running sum of start positions */
-    struct rng_seeded stream;
+    struct rng_seeded stream, private_stream;
 };
 
 static int by_hash_then_address(const void *a, const void *b)
@@ -162,6 +162,7 @@ int train_data_open(const struct train_data_config *config, const struct allocat
         return result;
     }
     train_data_reseed(data, 0);
+    rng_seeded_init_key(&data->private_stream, config->secret);
     *out = data;
     return 0;
 }
@@ -196,9 +197,9 @@ void train_data_reseed(struct train_data *data, uint64_t number)
     rng_seeded_init_key(&data->stream, key.bytes);
 }
 
-const uint8_t *train_data_draw(struct train_data *data)
+static const uint8_t *draw(const struct train_data *data, struct rng_seeded *stream)
 {
-    struct rng rng = rng_of_seeded(&data->stream);
+    struct rng rng = rng_of_seeded(stream);
     uint64_t at = rng_below(&rng, data->ends[data->train_count - 1]);
     size_t low = 0, high = data->train_count - 1; /* the first block whose end lies beyond `at` */
     while (low < high) {
@@ -211,6 +212,16 @@ const uint8_t *train_data_draw(struct train_data *data)
     const struct block *block = &data->blocks[low];
     size_t starts = block->len - data->context;
     return block->at + (at - (data->ends[low] - starts));
+}
+
+const uint8_t *train_data_draw(struct train_data *data)
+{
+    return draw(data, &data->stream);
+}
+
+const uint8_t *train_data_draw_private(struct train_data *data)
+{
+    return draw(data, &data->private_stream);
 }
 
 void train_data_validation(const struct train_data *data, const uint8_t *windows[TRAIN_VALIDATION_WINDOWS])

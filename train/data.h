@@ -35,9 +35,10 @@ enum {
 
 struct train_data_config {
     const char *path;
-    size_t context;   /* of the model; a window is context + 1 bytes */
-    size_t bytes_max; /* refuse more text than this; 0: TRAIN_TEXT_MAX_BYTES */
-    struct id node;   /* decides where this node starts, so that members train on different text */
+    size_t context;     /* of the model; a window is context + 1 bytes */
+    size_t bytes_max;   /* refuse more text than this; 0: TRAIN_TEXT_MAX_BYTES */
+    struct id node;     /* decides where this node starts, so that members train on different text */
+    uint8_t secret[32]; /* decides what is drawn in private: what others cannot know, where that matters */
 };
 
 struct train_data_info {
@@ -67,6 +68,8 @@ void train_data_close(struct train_data *data);
 void train_data_info(const struct train_data *data, struct train_data_info *out);
 /* Next random training window, context + 1 bytes borrowed until close.  Uniform over all start positions. */
 const uint8_t *train_data_draw(struct train_data *data);
+/* The same from a stream of its own that only the secret decides: it leaves the other draws as they are. */
+const uint8_t *train_data_draw_private(struct train_data *data);
 /* Restarts the node's draws as a stream of its own for this number: a trainer resumed at step n does not
  * repeat the windows it drew before. */
 void train_data_reseed(struct train_data *data, uint64_t number);

@@ -5,7 +5,7 @@
 
 /* Rows of one pass over the validation part: fixed, since the shape of a matrix product decides its rounding.
  */
-enum { MEASURE_ROWS = 64 };
+enum { MEASURE_ROWS = 64, TRIAL_ROWS = 16 };
 
 struct mlp {
     struct allocator allocator;
@@ -15,6 +15,7 @@ struct mlp {
     struct train_mlp_pass *passes[TRAIN_THREADS_MAX];
     const float **rows; /* [batch] */
     uint16_t *labels;   /* [batch] */
+    size_t private_rows[TRAIN_TRIAL_UNITS * TRIAL_ROWS];
 };
 
 static size_t pass_rows(const struct train_share *share)
@@ -95,6 +96,23 @@ static struct train_tally mlp_measure(void *self, size_t member, size_t unit, co
     return sum;
 }
 
+static void mlp_draw_private(void *self)
+{
+    struct mlp *m = self;
+    for (size_t i = 0; i < TRAIN_TRIAL_UNITS * TRIAL_ROWS; i++)
+        m->private_rows[i] = train_samples_draw_private(m->samples);
+}
+
+static struct train_tally mlp_measure_private(void *self, size_t member, size_t unit, const float params[])
+{
+    const struct mlp *m = self;
+    const float *rows[TRIAL_ROWS];
+    uint16_t labels[TRIAL_ROWS];
+    for (size_t i = 0; i < TRIAL_ROWS; i++)
+        rows[i] = train_samples_row(m->samples, m->private_rows[unit * TRIAL_ROWS + i], &labels[i]);
+    return train_mlp_pass_run(m->passes[member], params, TRIAL_ROWS, rows, labels, 0, NULL);
+}
+
 static const struct train_workload_ops mlp_ops = {
     .open = mlp_open,
     .destroy = mlp_destroy,
@@ -102,6 +120,8 @@ static const struct train_workload_ops mlp_ops = {
     .reseed = mlp_reseed,
     .learn = mlp_learn,
     .measure = mlp_measure,
+    .draw_private = mlp_draw_private,
+    .measure_private = mlp_measure_private,
 };
 
 size_t train_mlp_bytes(const struct train_share *share)
@@ -134,6 +154,7 @@ int trainer_create_mlp(const struct trainer_options *options, struct train_sampl
                                       .self = m,
                                       .tokens_each = 1,
                                       .tokens_measured = info.validation_rows,
+                                      .tokens_tried = (uint64_t)TRAIN_TRIAL_UNITS * TRIAL_ROWS,
                                       .counts_correct = true};
     return train_parallel_create(options, &workload, allocator, out);
 }

@@ -177,6 +177,27 @@ static int parallel_score(void *self, const float params[], struct trainer_score
     return 0;
 }
 
+static void trial_job(struct train_pool *pool, size_t member, void *user)
+{
+    struct parallel *p = user;
+    (void)pool;
+    for (size_t i = member; i < TRAIN_TRIAL_UNITS; i += p->worker_count)
+        p->units[i] = p->workload.ops->measure_private(p->workload.self, member, i, p->measured);
+}
+
+static double parallel_private_loss(void *self, bool fresh)
+{
+    struct parallel *p = self;
+    double sum = 0;
+    if (fresh)
+        p->workload.ops->draw_private(p->workload.self);
+    p->measured = p->params;
+    train_pool_run(p->pool, trial_job, p);
+    for (size_t i = 0; i < TRAIN_TRIAL_UNITS; i++)
+        sum += p->units[i].loss;
+    return sum / (double)p->workload.tokens_tried;
+}
+
 static float *parallel_params(void *self)
 {
     return ((struct parallel *)self)->params;
@@ -242,6 +263,7 @@ static const struct trainer_ops parallel_ops = {
     .step = parallel_step,
     .params = parallel_params,
     .score = parallel_score,
+    .private_loss = parallel_private_loss,
     .state_bytes = parallel_state_bytes,
     .state_export = parallel_state_export,
     .state_import = parallel_state_import,

@@ -12,6 +12,7 @@
 /* The validation part is cut into so many units, each measured whole by one thread: sums of units in order do
  * not depend on how many threads there are. */
 enum { TRAIN_UNITS = TRAIN_VALIDATION_WINDOWS };
+_Static_assert((int)TRAIN_TRIAL_UNITS <= (int)TRAIN_UNITS, "a trial is measured in units as well");
 
 /* Sums over examples. */
 struct train_tally {
@@ -43,6 +44,10 @@ struct train_workload_ops {
                                 float scale, float grads[]);
     /* Forward over one unit of the validation part. */
     struct train_tally (*measure)(void *self, size_t member, size_t unit, const float params[]);
+    /* Draws the private batch, of TRAIN_TRIAL_UNITS units, kept until the next call. */
+    void (*draw_private)(void *self);
+    /* Forward over one of its units. */
+    struct train_tally (*measure_private)(void *self, size_t member, size_t unit, const float params[]);
 };
 
 struct train_workload {
@@ -50,6 +55,7 @@ struct train_workload {
     void *self;
     uint64_t tokens_each;     /* of one example */
     uint64_t tokens_measured; /* of the validation part */
+    uint64_t tokens_tried;    /* of the private batch */
     bool counts_correct;
 };
 

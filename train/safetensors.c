@@ -32,13 +32,29 @@ PRINTF_LIKE(2, 3) static void append(struct appender *a, const char *format, ...
     a->len += (size_t)len;
 }
 
+static void append_plain(struct appender *a, const char *text)
+{
+    size_t len = strlen(text);
+    ASSERT(len <= TRAIN_ST_MERGED_MAX);
+    for (size_t i = 0; i < len; i++)
+        ASSERT(text[i] >= ' ' && text[i] <= '~' && text[i] != '"' && text[i] != '\\');
+    if (a->text != NULL)
+        memcpy(a->text + a->len, text, len);
+    a->len += len;
+}
+
 /* The JSON header, filled up with spaces so that the data starts on a multiple of 8 bytes. */
-static size_t header(const struct train_layout *layout, char *text)
+static size_t header(const struct train_layout *layout, const char *merged, char *text)
 {
     const struct train_model_config *model = &layout->model;
     struct appender a = {.text = text};
     size_t at = 0;
     append(&a, "{\"__metadata__\":{\"format\":\"%s\",", FORMAT);
+    if (merged != NULL) {
+        append(&a, "\"merged\":\"");
+        append_plain(&a, merged);
+        append(&a, "\",");
+    }
     if (model->kind == TRAIN_MLP) {
         append(&a, "\"model\":\"mlp\",\"input_max\":\"%.9g\",\"sizes\":\"", (double)model->input_max);
         for (size_t i = 0; i < model->size_count; i++)
@@ -63,17 +79,17 @@ static size_t header(const struct train_layout *layout, char *text)
     return a.len;
 }
 
-size_t train_safetensors_bytes(const struct train_layout *layout)
+size_t train_safetensors_bytes(const struct train_layout *layout, const char *merged)
 {
-    return 8 + header(layout, NULL) + 4 * layout->parameter_count;
+    return 8 + header(layout, merged, NULL) + 4 * layout->parameter_count;
 }
 
-int train_safetensors_write(const struct train_layout *layout, const float params[], uint8_t out[],
-                            size_t out_cap)
+int train_safetensors_write(const struct train_layout *layout, const char *merged, const float params[],
+                            uint8_t out[], size_t out_cap)
 {
-    if (out_cap < train_safetensors_bytes(layout))
+    if (out_cap < train_safetensors_bytes(layout, merged))
         return ERR_TOO_LARGE;
-    size_t len = header(layout, (char *)out + 8);
+    size_t len = header(layout, merged, (char *)out + 8);
     store_le64(out, len);
     uint8_t *at = out + 8 + len;
     for (size_t t = 0; t < layout->tensor_count; t++) {

@@ -27,7 +27,7 @@ struct train_samples {
     struct train_samples_info info;
     size_t *order; /* [train_rows + validation_rows] rows as read, by number */
     struct id node;
-    struct rng_seeded stream;
+    struct rng_seeded stream, private_stream;
 };
 
 PRINTF_LIKE(3, 4) static int fail(char *why, size_t why_size, const char *format, ...)
@@ -151,6 +151,7 @@ static struct train_samples *begin(const struct train_samples_config *config,
     ASSERT(config->classes <= TRAIN_MLP_CLASSES_MAX);
     s->allocator = *allocator;
     s->node = config->node;
+    rng_seeded_init_key(&s->private_stream, config->secret);
     train_rows_init(&s->rows, allocator, config->inputs,
                     config->classes != 0 ? config->classes : TRAIN_MLP_CLASSES_MAX,
                     config->bytes_max != 0 ? config->bytes_max : TRAIN_SAMPLES_MAX_BYTES);
@@ -252,6 +253,12 @@ void train_samples_reseed(struct train_samples *s, uint64_t number)
 size_t train_samples_draw(struct train_samples *s)
 {
     struct rng rng = rng_of_seeded(&s->stream);
+    return (size_t)rng_below(&rng, s->info.train_rows);
+}
+
+size_t train_samples_draw_private(struct train_samples *s)
+{
+    struct rng rng = rng_of_seeded(&s->private_stream);
     return (size_t)rng_below(&rng, s->info.train_rows);
 }
 

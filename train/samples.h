@@ -35,12 +35,13 @@ enum {
 
 struct train_samples_config {
     const char *path;
-    const char *label; /* name of the label's column in CSV; NULL or "": the last column */
-    size_t inputs;     /* refuse rows with another number of values; 0: as the first row has */
-    size_t classes;    /* refuse labels that are not below it; 0: one more than the greatest label */
-    float input_max;   /* values are divided by it; 0: by their largest magnitude */
-    size_t bytes_max;  /* refuse more values than this, and files of more; 0: TRAIN_SAMPLES_MAX_BYTES */
-    struct id node;    /* decides what this node draws, so that members train on different rows */
+    const char *label;  /* name of the label's column in CSV; NULL or "": the last column */
+    size_t inputs;      /* refuse rows with another number of values; 0: as the first row has */
+    size_t classes;     /* refuse labels that are not below it; 0: one more than the greatest label */
+    float input_max;    /* values are divided by it; 0: by their largest magnitude */
+    size_t bytes_max;   /* refuse more values than this, and files of more; 0: TRAIN_SAMPLES_MAX_BYTES */
+    struct id node;     /* decides what this node draws, so that members train on different rows */
+    uint8_t secret[32]; /* decides what is drawn in private: what others cannot know, where that matters */
 
     /* To give members different data: only training rows whose hash is `part` modulo `parts` are drawn (0 or
      * 1: all).  Validation is the same for all. */
@@ -80,6 +81,8 @@ void train_samples_close(struct train_samples *samples);
 void train_samples_info(const struct train_samples *samples, struct train_samples_info *out);
 /* Index of the next random training row, uniform over them. */
 size_t train_samples_draw(struct train_samples *samples);
+/* The same from a stream of its own that only the secret decides: it leaves the other draws as they are. */
+size_t train_samples_draw_private(struct train_samples *samples);
 /* Restarts the node's draws as a stream of its own for this number: a trainer resumed at step n does not
  * repeat the rows it drew before. */
 void train_samples_reseed(struct train_samples *samples, uint64_t number);

@@ -81,6 +81,21 @@ int trainer_apply_span(struct trainer *trainer, size_t first_tensor, size_t tens
     return 0;
 }
 
+void trainer_try_span(struct trainer *trainer, size_t first_tensor, size_t tensor_count,
+                      const float difference[], float scratch[], struct trainer_trial *out)
+{
+    const struct train_layout *layout = trainer->layout;
+    *out = (struct trainer_trial){.before = trainer->ops->private_loss(trainer->self, true),
+                                  .after = (double)NAN};
+    trainer_snapshot_span(trainer, first_tensor, tensor_count, scratch);
+    if (trainer_apply_span(trainer, first_tensor, tensor_count, difference, 1) < 0)
+        return;
+    out->after = trainer->ops->private_loss(trainer->self, false);
+    size_t begin = layout->tensors[first_tensor].offset;
+    size_t count = span_end(layout, first_tensor + tensor_count) - begin;
+    memcpy(trainer_params(trainer) + begin, scratch, count * sizeof *scratch);
+}
+
 int trainer_score(struct trainer *trainer, const float params[], struct trainer_score *out)
 {
     return trainer->ops->score(trainer->self, params == NULL ? trainer_params(trainer) : params, out);

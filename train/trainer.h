@@ -27,6 +27,7 @@
 enum {
     TRAIN_BATCH_MAX = 4096,
     TRAIN_ACCUMULATE_MAX = 1024,
+    TRAIN_TRIAL_UNITS = 16, /* of the private batch: windows of text, or 16 rows each */
 };
 
 enum train_optimizer { TRAIN_ADAMW, TRAIN_SGD };
@@ -58,12 +59,19 @@ struct trainer_score {
     uint64_t tokens; /* measured on */
 };
 
+/* What a difference would do to the loss of a private batch, nats per token; not finite where the weights are
+ * broken. */
+struct trainer_trial {
+    double before, after;
+};
+
 /* Implemented by the built-in trainer, and by whatever is attached in its place.  The functions below
  * document each entry; `self` is the implementation's. */
 struct trainer_ops {
     int (*step)(void *self, float rate, struct trainer_report *out);
     float *(*params)(void *self);
     int (*score)(void *self, const float params[], struct trainer_score *out);
+    double (*private_loss)(void *self, bool fresh); /* of the live weights; fresh: on a new private batch */
     size_t (*state_bytes)(void *self);
     int (*state_export)(void *self, uint8_t *out, size_t out_cap);
     int (*state_import)(void *self, struct bytes state);
@@ -121,6 +129,12 @@ MUST_USE int trainer_apply(struct trainer *trainer, const float difference[], fl
 /* The same for a span of tensors; difference begins with its first value. */
 MUST_USE int trainer_apply_span(struct trainer *trainer, size_t first_tensor, size_t tensor_count,
                                 const float difference[], float scale);
+/* Tries a span's difference without keeping it: two forward passes over one batch of this node's training
+ * examples (TRAIN_TRIAL_UNITS), drawn anew by a stream that only the data's secret decides, so that no
+ * partner can prepare for it and no other draw changes.  scratch has as many values as difference.  Weights
+ * are as before afterwards, bit for bit. */
+void trainer_try_span(struct trainer *trainer, size_t first_tensor, size_t tensor_count,
+                      const float difference[], float scratch[], struct trainer_trial *out);
 /* Mean loss of any parameters [arena_floats] (NULL: the live ones) on the fixed validation part, nats per
  * token.  The same bits for the same parameters, processor and library, whatever the thread count.  Changes
  * nothing.  ERR_NOT_FINITE: the loss is NaN or infinite; out is as before. */

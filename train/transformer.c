@@ -10,6 +10,7 @@ struct transformer {
     struct train_pass *passes[TRAIN_THREADS_MAX];
     const uint8_t **windows; /* [batch] */
     const uint8_t *validation[TRAIN_VALIDATION_WINDOWS];
+    const uint8_t *private_windows[TRAIN_TRIAL_UNITS];
 };
 
 static int transformer_open(void *self, const struct train_share *share)
@@ -69,6 +70,21 @@ static struct train_tally transformer_measure(void *self, size_t member, size_t 
     return (struct train_tally){.loss = loss};
 }
 
+static void transformer_draw_private(void *self)
+{
+    struct transformer *t = self;
+    for (size_t i = 0; i < TRAIN_TRIAL_UNITS; i++)
+        t->private_windows[i] = train_data_draw_private(t->data);
+}
+
+static struct train_tally transformer_measure_private(void *self, size_t member, size_t unit,
+                                                      const float params[])
+{
+    struct transformer *t = self;
+    double loss = train_pass_forward(t->passes[member], params, 1, &t->private_windows[unit]);
+    return (struct train_tally){.loss = loss};
+}
+
 static const struct train_workload_ops transformer_ops = {
     .open = transformer_open,
     .destroy = transformer_destroy,
@@ -76,6 +92,8 @@ static const struct train_workload_ops transformer_ops = {
     .reseed = transformer_reseed,
     .learn = transformer_learn,
     .measure = transformer_measure,
+    .draw_private = transformer_draw_private,
+    .measure_private = transformer_measure_private,
 };
 
 size_t train_transformer_bytes(const struct train_share *share)
@@ -103,6 +121,7 @@ int trainer_create_builtin(const struct trainer_options *options, struct train_d
     struct train_workload workload = {.ops = &transformer_ops,
                                       .self = t,
                                       .tokens_each = context,
-                                      .tokens_measured = TRAIN_VALIDATION_WINDOWS * context};
+                                      .tokens_measured = TRAIN_VALIDATION_WINDOWS * context,
+                                      .tokens_tried = TRAIN_TRIAL_UNITS * context};
     return train_parallel_create(options, &workload, allocator, out);
 }

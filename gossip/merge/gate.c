@@ -2,7 +2,6 @@
 #include "gossip/merge/gate.h"
 
 #include <math.h>
-#include <stdbool.h>
 
 void gossip_history_push(struct gossip_history *history, double distance)
 {
@@ -12,6 +11,14 @@ void gossip_history_push(struct gossip_history *history, double distance)
     history->next = (history->next + 1) % GOSSIP_HISTORY;
     if (history->count < GOSSIP_HISTORY)
         history->count++;
+}
+
+void gossip_history_round(struct gossip_history *history, bool merged)
+{
+    if (merged)
+        history->missed = 0;
+    else if (history->missed < GOSSIP_MISSED_MAX)
+        history->missed++;
 }
 
 double gossip_history_median(const struct gossip_history *history)
@@ -50,17 +57,33 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
         return ERR_REFUSED;
     /* A radius of zero follows a past of identical models (the shared start): it says nothing about
      * distances. */
-    if (in->radius > 0 && in->distance > GOSSIP_REFUSE_FACTOR / GOSSIP_CLIP_FACTOR * in->radius)
+    double wider = in->missed > 1 ? (double)in->missed : 1;
+    double refused = GOSSIP_REFUSE_FACTOR * wider / GOSSIP_CLIP_FACTOR * in->radius;
+    if (in->radius > 0 && in->distance > refused)
         return ERR_REFUSED;
     bool cut = in->radius > 0 && in->distance > in->radius;
     *scale = cut ? (float)(in->radius / in->distance) : 1.0f;
     return ERR_OK;
 }
 
-int gossip_loss_gate(double own_loss, double merged_loss, double margin)
+double gossip_loss_change(double before, double after)
 {
-    ASSERT(margin >= 0);
-    if (!isfinite(own_loss))
+    return (after - before) / fmax(fabs(before), 1);
+}
+
+double gossip_loss_margin(const struct gossip_history *changes)
+{
+    double median = gossip_history_median(changes);
+    return isfinite(median) ? fmax(GOSSIP_LOSS_FACTOR * median, GOSSIP_LOSS_FLOOR) : GOSSIP_LOSS_MARGIN;
+}
+
+int gossip_loss_gate(struct gossip_history *changes, double before, double after)
+{
+    double change = gossip_loss_change(before, after), margin = gossip_loss_margin(changes);
+    if (!isfinite(before))
         return ERR_NOT_FINITE;
-    return merged_loss <= own_loss + margin * fabs(own_loss) ? ERR_OK : ERR_REFUSED;
+    if (!isfinite(change))
+        return ERR_REFUSED;
+    gossip_history_push(changes, fabs(change));
+    return change <= margin ? ERR_OK : ERR_REFUSED;
 }

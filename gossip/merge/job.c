@@ -189,8 +189,13 @@ static void merge_tensor(const struct gossip_merge_input *in, const struct gossi
         ASSERT(result == ERR_OK); /* the survey has decoded the same bytes */
         if (distances != NULL)
             note_distances(count, in->theta + from, piece.theirs, distances + start / GOSSIP_BLOCK);
-        gossip_pair_target(count, in->partner_weight * scale, in->theta + from, piece.ours, piece.theirs,
-                           tbar);
+        float weight = in->partner_weight * gossip_modular_weight(in->own.codec, in->partner.codec) * scale;
+        if (correction.factor == 1.0f) { /* the same bits as the three below */
+            gossip_pair_step(count, in->outer.alpha, in->outer.beta, weight, in->theta + from, piece.ours,
+                             piece.theirs, phi + from, delta + from, diff + from);
+            continue;
+        }
+        gossip_pair_target(count, weight, in->theta + from, piece.ours, piece.theirs, tbar);
         gossip_correction_apply(correction, count, tbar);
         gossip_outer_step(count, in->outer.alpha, in->outer.beta, tbar, in->theta + from, phi + from,
                           delta + from, diff + from);
@@ -212,6 +217,7 @@ int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history 
                                      .own_norm = sqrt(survey.own_square),
                                      .distance = sqrt(survey.difference),
                                      .radius = gossip_history_radius(history),
+                                     .missed = history->missed,
                                      .way = in->strangers ? INFINITY : sqrt(survey.way_square)};
     result = gossip_gate(&gate, &scale);
     if (result == ERR_OK || result == ERR_REFUSED)

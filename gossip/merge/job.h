@@ -37,7 +37,7 @@ struct gossip_merge_input {
                                * partner
                                */
     bool strangers; /* members' first weights may differ: no rule at the start, see gossip/merge/gate.h */
-    float partner_weight; /* gossip_partner_weight; within (0, 0.5] */
+    float partner_weight; /* gossip_partner_weight; within (0, 0.5]; times gossip_modular_weight, here */
     uint64_t own_round;
     uint64_t partner_round;
     const float *theta;     /* [values] own snapshot of this round, as encoded into own.blob and as given to

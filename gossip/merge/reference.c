@@ -63,8 +63,7 @@ void gossip_reference_average_add(size_t n, size_t seen, const float model[], fl
 
 /* What the terms of a sum are made of. */
 struct operands {
-    float alpha, beta;
-    const float *x, *y, *theta, *phi, *delta;
+    const float *x, *y;
 };
 
 typedef float term_of(const struct operands *o, size_t i);
@@ -140,37 +139,6 @@ void gossip_reference_moments(size_t n, const float x[], double *sum, double *sq
     struct operands o = {.x = x};
     ordered_sum(sum, n, &o, term_x);
     ordered_sum(squares, n, &o, term_xx);
-}
-
-/* x is ours, y theirs. */
-static float step_u(const struct operands *o, size_t i)
-{
-    return o->alpha * o->delta[i] + o->beta * (o->theta[i] - o->phi[i]);
-}
-
-static float term_uu(const struct operands *o, size_t i)
-{
-    return step_u(o, i) * step_u(o, i);
-}
-
-static float term_uv(const struct operands *o, size_t i)
-{
-    return step_u(o, i) * (o->y[i] - o->x[i]);
-}
-
-static float term_vv(const struct operands *o, size_t i)
-{
-    return (o->y[i] - o->x[i]) * (o->y[i] - o->x[i]);
-}
-
-void gossip_reference_step_sums(struct gossip_step_sums *sums, size_t n, float alpha, float beta,
-                                const float theta[], const float phi[], const float delta[],
-                                const float ours[], const float theirs[])
-{
-    struct operands o = {alpha, beta, ours, theirs, theta, phi, delta};
-    ordered_sum(&sums->uu, n, &o, term_uu);
-    ordered_sum(&sums->uv, n, &o, term_uv);
-    ordered_sum(&sums->vv, n, &o, term_vv);
 }
 
 /* Value i of the mean of the models first .. first + count. */

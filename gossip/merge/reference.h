@@ -7,7 +7,6 @@
 #ifndef DUNLIN_GOSSIP_MERGE_REFERENCE_H
 #define DUNLIN_GOSSIP_MERGE_REFERENCE_H
 
-#include "gossip/merge/clip.h"
 #include "gossip/merge/outer.h"
 #include "gossip/merge/stats.h"
 
@@ -26,12 +25,9 @@ void gossip_reference_pair_target(size_t n, float weight, const float theta[], c
 void gossip_reference_average(size_t n, size_t count, const float *const models[], float out[]);
 void gossip_reference_average_add(size_t n, size_t seen, const float model[], float mean[]);
 
-/* Same bits as gossip_sums_add, gossip_moments_add and gossip_step_sums_add. */
+/* Same bits as gossip_sums_add and gossip_moments_add. */
 void gossip_reference_sums(struct gossip_sums *sums, size_t n, const float x[], const float y[]);
 void gossip_reference_moments(size_t n, const float x[], double *sum, double *squares);
-void gossip_reference_step_sums(struct gossip_step_sums *sums, size_t n, float alpha, float beta,
-                                const float theta[], const float phi[], const float delta[],
-                                const float ours[], const float theirs[]);
 /* Correction factor of the average of count models from two-pass variances in double, with no gate: the
  * formula of gossip/merge/average.h.  *correlation receives what the gate looks at.  Every model varies. */
 double gossip_reference_factor(size_t n, size_t count, const float *const models[], double *correlation);

@@ -98,12 +98,6 @@ double gossip_sums_distance(const struct gossip_sums *sums)
     return sqrt(sums->dd);
 }
 
-double gossip_sums_cosine(const struct gossip_sums *sums)
-{
-    double norms = sqrt(sums->xx) * sqrt(sums->yy);
-    return norms > 0 ? sums->xy / norms : 0;
-}
-
 /* Population variances and covariance; a variance lost in the rounding of its sums counts as zero. */
 struct moments {
     double mean_x, mean_y, var_x, var_y, cov;

@@ -30,10 +30,9 @@ enum { GOSSIP_SUM_BLOCK = 1024 };
 void gossip_sums_add(struct gossip_sums *sums, size_t n, const float x[restrict], const float y[restrict]);
 /* Adds the sums of n more values and of their squares to *sum and *squares, in the same way. */
 void gossip_moments_add(size_t n, const float x[restrict], double *sum, double *squares);
-/* Euclidean distance of x and y; cosine of x and y (0 when either is zero); their correlation, the cosine of
+/* Euclidean distance of x and y; their correlation, the cosine of
  * their deviations from their own means (1 when neither varies, 0 when one does). */
 double gossip_sums_distance(const struct gossip_sums *sums);
-double gossip_sums_cosine(const struct gossip_sums *sums);
 double gossip_sums_correlation(const struct gossip_sums *sums);
 
 /* out <- mean + factor * (average - mean); factor 1 leaves the average as it is. */

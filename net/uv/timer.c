@@ -8,6 +8,10 @@ static void start(struct net_uv_timer *timer, uint64_t now_ns)
 {
     uint64_t wait_ns = timer->armed_ns > now_ns ? timer->armed_ns - now_ns : 0;
     uint64_t wait_ms = wait_ns / MILLISECOND_NS + (wait_ns % MILLISECOND_NS != 0);
+    /* libuv calls timers until none is due, by a clock that stands still meanwhile: one that its
+     * own callback arms for now would never let it look at sockets, signals and other threads again. */
+    if (timer->is_due && wait_ms == 0)
+        wait_ms = 1;
     /* Cannot fail: the callback is not NULL and the handle is not closing. */
     (void)uv_timer_start(&timer->handle, on_timeout, wait_ms, 0);
 }
@@ -22,7 +26,9 @@ static void on_timeout(uv_timer_t *handle)
         return;
     }
     timer->armed_ns = UINT64_MAX;
+    timer->is_due = true;
     timer->on_due(timer->user, now_ns);
+    timer->is_due = false;
 }
 
 int net_uv_timer_init(struct net_uv_timer *timer, uv_loop_t *loop,

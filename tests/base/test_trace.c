@@ -67,9 +67,10 @@ Test(trace, text)
     struct trace_event event = {.kind = TRACE_PAIR_MERGED, .a = 12, .b = -5};
     cr_assert_gt(trace_format(&event, text, sizeof text), 0);
     cr_assert_str_eq(text, "round 12: merged with aaaaaaaaaa in -5 ms");
-    event = (struct trace_event){.kind = TRACE_PAIR_SKIPPED, .a = 1, .err = ERR_TIMEOUT};
+    event = (struct trace_event){.kind = TRACE_PAIR_SKIPPED, .a = 1, .b = 750, .err = ERR_TIMEOUT};
     (void)trace_format(&event, text, sizeof text);
-    cr_assert_str_eq(text, "round 1: merge with aaaaaaaaaa skipped: no answer before the deadline");
+    cr_assert_str_eq(text, "round 1: merge with aaaaaaaaaa skipped after 750 ms: "
+                           "no answer before the deadline");
 }
 
 /* Any room is enough: the text is cut, ended, and nothing is written beyond. */

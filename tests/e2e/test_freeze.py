@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""One of four nodes is frozen (SIGSTOP): the others lose merges with it, never rounds; then it catches up.
+"""One of four nodes is frozen (SIGSTOP): the others lose merges with it, never rounds or tokens, and wait for
+nobody past a deadline, as their logs say; then it catches up.  Made ten times slower, it goes on merging and
+slows down nobody.
 
-Every node is held to its share of the processors, so that the freeze frees nothing for the others.
+Every node is held to a share of the processors that leaves room, so that the freeze frees nothing for the
+others.  And a partner that freezes in the last round's exchange does not keep the other from ending the run.
 """
 
+import re
 import signal
 import time
 
@@ -12,23 +16,50 @@ from harness import SMALL, expect, say, wait_until
 
 ROUND_S = 0.5
 OPTIONS = SMALL + ["--round-ms", "%d" % (1000 * ROUND_S), "--rounds", "2000"]
-WINDOW_S = 18
+WINDOW_S = 20
+CPU_PERCENT = 30  # of a processor, each
+DEADLINE_MS = 1500 * ROUND_S  # an exchange may last one and a half rounds
+LATE_MS = 500  # how late a timer may fire on a busy machine
+SKIPPED = re.compile(r"round (\d+): merge with (\w+) skipped after (\d+) ms: (.*)")
+LAST = 16
+ID_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 def next_round(node):
-    """Waits until a round ends; returns the new round and when that was."""
+    """Waits until a round ends; returns the new round, the tokens trained on, and when that was."""
     start = node.run()["round"]
     run = node.wait_run("ends a round", 20, lambda run: run["round"] > start, every=0.02)
-    return run["round"], time.monotonic()
+    return run["round"], run["tokens"], time.monotonic()
 
 
-def rounds_per_minute(watched):
-    """Mean over the nodes, each measured between two ends of rounds about WINDOW_S apart."""
+def rates(watched):
+    """Rounds a minute and tokens a second, means over the nodes, each measured between two ends of rounds."""
     first = [next_round(node) for node in watched]
     time.sleep(WINDOW_S)  # the length of a measurement, not a wait for a state
     last = [next_round(node) for node in watched]
-    rates = [60 * (r1 - r0) / (t1 - t0) for (r0, t0), (r1, t1) in zip(first, last)]
-    return sum(rates) / len(rates)
+    spans = [after[2] - before[2] for before, after in zip(first, last)]
+    rounds = [60 * (after[0] - before[0]) / span for before, after, span in zip(first, last, spans)]
+    tokens = [(after[1] - before[1]) / span for before, after, span in zip(first, last, spans)]
+    return sum(rounds) / len(rounds), sum(tokens) / len(tokens)
+
+
+def skips(node, first, last):
+    """What the node's log says of merges that did not happen: (round, partner, milliseconds, why)."""
+    with open(node.log, encoding="utf-8", errors="replace") as file:
+        found = SKIPPED.findall(file.read())
+    rows = [(int(number), partner, int(ms), why) for number, partner, ms, why in found]
+    return [row for row in rows if first <= row[0] <= last]
+
+
+def frozen_pairs_only(others, frozen, first, last):
+    """The logs' proof: only merges with the frozen node were lost, and none was waited for too long."""
+    lost = [(node.name, *row) for node in others for row in skips(node, first, last)]
+    foreign = [row for row in lost if not frozen.id.startswith(row[2])]
+    longest = max((row[3] for row in lost), default=0)
+    say("rounds %d to %d: %d merges skipped, the longest wait %d ms" % (first, last, len(lost), longest))
+    expect(lost, "merges with the frozen node were skipped")
+    expect(not foreign, "no merge between the others was: %r" % foreign)
+    expect(longest <= DEADLINE_MS + LATE_MS, "nobody waited past the deadline of %d ms" % DEADLINE_MS)
 
 
 def catches_up(frozen, others):
@@ -36,24 +67,59 @@ def catches_up(frozen, others):
     return own >= ahead - 2
 
 
+def one_ten_times_slower(others, slow, rounds_before, tokens_before):
+    """The swarm with a straggler: rounds are boxes of time, it only makes fewer steps in them."""
+    slow.ask("limit", "--cpu", "%d" % (CPU_PERCENT // 10))
+    merges = slow.run()["merges"]
+    rounds, tokens = rates(others)
+    _, own = rates([slow])
+    say("tokens per second: %.0f of the straggler, %.0f of the others" % (own, tokens))
+    expect(own <= 0.2 * tokens, "the straggler is slow")
+    expect(rounds >= 0.95 * rounds_before, "the others' rounds per minute are as before")
+    expect(tokens >= 0.95 * tokens_before, "the others' tokens per second are as before")
+    expect(slow.run()["merges"] >= merges + 8, "the straggler goes on merging")
+
+
+def last_exchange(context):
+    """It outlives its round: who invites, the lower id, waits as long as an exchange may last."""
+    with context.swarm("last", cpu=CPU_PERCENT) as swarm:
+        swarm.start(2)
+        options = SMALL + ["--round-ms", "%d" % (1000 * ROUND_S), "--rounds", "%d" % LAST]
+        swarm.train(context.text(), options)
+        inviter, frozen = sorted(
+            swarm.nodes, key=lambda node: [ID_LETTERS.index(letter) for letter in node.id]
+        )
+        inviter.wait_run("nears its end", 60, lambda run: run["round"] >= LAST - 1, every=0.02)
+        frozen.signal(signal.SIGSTOP)
+        run = inviter.wait_run("ends", 30, lambda run: run["state"] == "finished", every=0.05)
+        say("the last partner froze: %d merges, skipped %r" % (run["merges"], run["skipped_by"]))
+        frozen.signal(signal.SIGCONT)
+        frozen.wait_run("ends too", 30, lambda run: run["state"] == "finished")
+
+
 def test(context):
-    with context.swarm(cpu=harness.nodes.cpu_share(4)) as swarm:
+    last_exchange(context)
+    with context.swarm(cpu=CPU_PERCENT) as swarm:
         swarm.start(4)
         swarm.train(context.text(), OPTIONS)
         for node in swarm.nodes:
             node.wait_run("merges", 60, lambda run: run["merges"] >= 2)
         others, frozen = swarm.nodes[:3], swarm.nodes[3]
-        before = rounds_per_minute(others)
+        rounds_before, tokens_before = rates(others)
         frozen_round = frozen.run()["round"]
         frozen.signal(signal.SIGSTOP)
-        during = rounds_per_minute(others)
-        say("rounds per minute: %.1f before, %.1f with one node frozen" % (before, during))
+        rounds, tokens = rates(others)
+        say("rounds per minute: %.1f before, %.1f with one node frozen" % (rounds_before, rounds))
+        say("tokens per second: %.0f before, %.0f with one node frozen" % (tokens_before, tokens))
         runs = [node.run() for node in others]
         for node, run in zip(others, runs):
             say(
                 "%s: merges %d, skipped %d %r" % (node.name, run["merges"], run["skipped"], run["skipped_by"])
             )
-        expect(during >= 0.9 * before, "the others' rounds per minute fell by at most a tenth")
+        expect(rounds >= 0.95 * rounds_before, "the others' rounds per minute fell by at most 5 %")
+        expect(tokens >= 0.95 * tokens_before, "the others' tokens per second fell by at most 5 %")
+        # Rounds begun before the freeze may have lost their merge in it.
+        frozen_pairs_only(others, frozen, frozen_round + 1, min(run["round"] for run in runs) - 2)
 
         frozen.signal(signal.SIGCONT)
         say("thawed at round %d, the others are at %d" % (frozen_round, runs[0]["round"]))
@@ -78,6 +144,7 @@ def test(context):
                 40,
                 lambda run, merges=merges: run["merges"] >= merges + 8,
             )
+        one_ten_times_slower(others, frozen, rounds_before, tokens_before)
 
 
 harness.run(test, 300)

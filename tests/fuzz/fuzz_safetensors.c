@@ -14,11 +14,11 @@ static const struct train_model_config tiny = {.width = 16, .layers = 1, .heads 
 static void write_again(const struct train_layout *layout, const float *params, float *again)
 {
     char why[256];
-    size_t len = train_safetensors_bytes(layout);
+    size_t len = train_safetensors_bytes(layout, NULL);
     uint8_t *image = malloc(len);
     if (image == NULL)
         return;
-    int written = train_safetensors_write(layout, params, image, len);
+    int written = train_safetensors_write(layout, NULL, params, image, len);
     ASSERT(written == 0);
     int read = train_safetensors_read(bytes_of(image, len), layout, again, why, sizeof why);
     ASSERT(read == 0);

@@ -1,10 +1,9 @@
 /* Hostile partners on a quadratic: sixteen nodes, one to four of them hostile, every attack we know of. Plain
- * averaging must be wrecked; gate, clip of the partner's difference and clip of the step must keep the honest
- * nodes near their optimum, and must cost nothing when nobody attacks. */
+ * averaging must be wrecked; gate and clip of the partner's difference must keep the honest nodes near their
+ * optimum, and must cost nothing when nobody attacks. */
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "gossip/merge/clip.h"
 #include "gossip/merge/gate.h"
 #include "gossip/merge/outer.h"
 #include "gossip/merge/stats.h"
@@ -34,7 +33,7 @@ static const char *const attack_names[ATTACKS] = {"none",      "flip x10", "nega
 
 struct node {
     float phi[DIMS], delta[DIMS], theta[DIMS], diff[DIMS], optimum[DIMS];
-    struct gossip_history distances, steps;
+    struct gossip_history distances;
     size_t met, refused, cut; /* exchanges with honest partners and what became of them */
 };
 
@@ -139,7 +138,6 @@ static void merge(struct swarm *s, struct node *node, const float theirs[DIMS], 
 {
     struct gossip_outer outer = gossip_outer_default();
     struct gossip_sums sums = {0}, own = {0};
-    struct gossip_step_sums steps = {0};
     float scale = 1.0f;
     if (!s->guarded) {
         outer = gossip_outer_plain();
@@ -157,24 +155,21 @@ static void merge(struct swarm *s, struct node *node, const float theirs[DIMS], 
                                        .own_norm = sqrt(sums.xx),
                                        .distance = gossip_sums_distance(&sums),
                                        .radius = gossip_history_radius(&node->distances),
+                                       .missed = node->distances.missed,
                                        .way = gossip_sums_distance(&own)};
         result = gossip_gate(&in, &scale);
         if (result == ERR_OK || result == ERR_REFUSED)
             gossip_history_push(&node->distances, in.distance);
     }
+    gossip_history_round(&node->distances, result == ERR_OK);
     if (result < 0) {
         node->refused += honest;
         solo(node, &outer);
         return;
     }
     node->cut += honest && scale < 1.0f;
-    gossip_step_sums_add(&steps, DIMS, outer.alpha, outer.beta, node->theta, node->phi, node->delta,
-                         node->theta, theirs);
-    double norm = gossip_step_norm(&steps, outer.beta, 0.5f * scale);
-    float shrink = gossip_clip_scale(norm, gossip_step_radius(&node->steps));
-    gossip_history_push(&node->steps, norm);
-    gossip_pair_step(DIMS, outer.alpha * shrink, outer.beta * shrink, 0.5f * scale, node->theta, node->theta,
-                     theirs, node->phi, node->delta, node->diff);
+    gossip_pair_step(DIMS, outer.alpha, outer.beta, 0.5f * scale, node->theta, node->theta, theirs, node->phi,
+                     node->delta, node->diff);
 }
 
 static void exchange(struct swarm *s)
@@ -364,7 +359,7 @@ Test(byzantine, healed_partitions_and_strangers_get_in)
     (void)run(NONE, 0, true, 0);
     double normal = spread_of(&swarm);
     struct node *joiner = &swarm.node[3];
-    joiner->distances = joiner->steps = (struct gossip_history){0};
+    joiner->distances = (struct gossip_history){0};
     for (size_t d = 0; d < DIMS; d++) {
         joiner->phi[d] = (float)numbers_normal(&swarm.numbers);
         joiner->delta[d] = 0;

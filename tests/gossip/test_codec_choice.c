@@ -40,7 +40,7 @@ static void meet(uint32_t k, uint64_t round, unsigned fragment, float distance, 
 static bool close_to(uint32_t k, uint64_t round)
 {
     struct id id = peer(k);
-    return gossip_nearness_close(&memory, &id, round);
+    return gossip_nearness_close(&memory, &id, 0, round);
 }
 
 Test(codec_choice, close_partners_get_three_bits_and_strangers_int8)
@@ -84,6 +84,9 @@ Test(codec_choice, a_codec_named_by_the_run_is_kept_unless_it_cannot_work)
         cr_assert_eq(gossip_codec_choose(&in), in.asked);
         in.close = false;
         cr_assert_eq(gossip_codec_choose(&in), c <= GOSSIP_CODEC_INT8 ? in.asked : GOSSIP_CODEC_INT8);
+        in.close = in.ending = true;
+        cr_assert_eq(gossip_codec_choose(&in), in.asked == GOSSIP_CODEC_MOD2 ? GOSSIP_CODEC_MOD3 : in.asked);
+        in.close = in.ending = false;
         in.accepted = 1u << GOSSIP_CODEC_INT8;
         cr_assert_eq(gossip_codec_choose(&in), GOSSIP_CODEC_INT8);
     }
@@ -118,7 +121,7 @@ Test(codec_choice, partners_are_close_after_a_meeting_and_far_after_trouble)
     meet(1, 9, 0, 0.1f, 0.3f, 0.0f);
     cr_assert_not(close_to(1, 10));
     meet(1, 10, 0, 0.001f, 0.01f, 0.1f);
-    gossip_nearness_far(&memory, &first, 11);
+    gossip_nearness_far(&memory, &first, 0, 11);
     cr_assert_not(close_to(1, 12));
     meet(1, 12, 0, 0.001f, 0.01f, 0.0f);
     gossip_nearness_forget(&memory, &first); /* it joined again */
@@ -127,6 +130,26 @@ Test(codec_choice, partners_are_close_after_a_meeting_and_far_after_trouble)
     meet(2, 13, 0, 0.001f, 0.01f, 0.0f);
     gossip_nearness_forget(&memory, NULL); /* a partition healed */
     cr_assert(!close_to(1, 14) && !close_to(2, 14));
+}
+
+/* One fragment that drifted away, met every few rounds with others in between. */
+Test(codec_choice, a_far_fragment_stays_far_whatever_the_others_are)
+{
+    struct id id = peer(1);
+    meet(1, 5, 1, 0.001f, 0.01f, 0.1f);
+    cr_assert(gossip_nearness_close(&memory, &id, 0, 6)); /* not met in it: as the others */
+    gossip_nearness_far(&memory, &id, 0, 6);
+    for (unsigned fragment = 1; fragment < GOSSIP_FRAGMENTS_MAX; fragment++)
+        meet(1, 6 + fragment, fragment, 0.001f, 0.01f, 0.1f);
+    for (unsigned fragment = 0; fragment < GOSSIP_FRAGMENTS_MAX; fragment++) {
+        cr_assert_eq(gossip_nearness_close(&memory, &id, fragment, 20), fragment != 0);
+        cr_assert_float_eq(gossip_nearness_wrong(&memory, &id, fragment), fragment == 0 ? 1 : 0.1, 1e-6);
+    }
+    meet(1, 21, 0, 0.001f, 0.01f, 0.0f); /* as int8 */
+    cr_assert(gossip_nearness_close(&memory, &id, 0, 22));
+    gossip_nearness_forget(&memory, &id);
+    gossip_nearness_far(&memory, &id, 2, 23); /* nothing else is known of it */
+    cr_assert_not(gossip_nearness_close(&memory, &id, 0, 24));
 }
 
 Test(codec_choice, the_range_grows_with_a_partner_that_was_further_away)
@@ -150,4 +173,34 @@ Test(codec_choice, memory_is_bounded_and_drops_who_was_met_longest_ago)
         meet(k, 100 + k, k % GOSSIP_FRAGMENTS_MAX, 0.001f, 0.01f, 0.0f);
     for (uint32_t k = 0; k < 3 * GOSSIP_NEARNESS_PEERS; k++)
         cr_assert_eq(close_to(k, 900), k >= 2 * GOSSIP_NEARNESS_PEERS, "%u", k);
+}
+
+/* What training sends is too coarse for the end of a run: exact where the line takes it, else what follows
+ * the distance, never two bits. */
+Test(codec_choice, the_end_of_a_run_is_exact_or_follows_the_distance)
+{
+    struct gossip_choice_input in = usual();
+    in.bytes_per_s = 1e9;
+    for (int c = 0; c < GOSSIP_CODEC_COUNT; c++) {
+        in.automatic = false;
+        in.asked = (enum gossip_codec)c;
+        cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_FP32);
+    }
+    in.bytes_per_s = 2e5; /* 4 MB do not fit into 10 s, half a MB does */
+    in.asked = GOSSIP_CODEC_INT8;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD4);
+    in.asked = GOSSIP_CODEC_MOD3;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD3);
+    in.asked = GOSSIP_CODEC_MOD2;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD4);
+    in.bytes_per_s = 1e3;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD3);
+    in.bytes_per_s = 0;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_MOD4);
+    in.close = false;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_INT8);
+    in.close = true;
+    in.accepted = 1u << GOSSIP_CODEC_INT8;
+    in.bytes_per_s = 1e9;
+    cr_assert_eq(gossip_codec_choose_exact(&in), GOSSIP_CODEC_INT8);
 }

@@ -361,6 +361,7 @@ Test(exchange, a_broken_fetch_goes_on_where_it_stopped)
     connect_ends(&low, &high);
     pump();
     cr_assert_eq(low.fetched.kind, 0);
+    cr_assert_eq(gossip_fetched_bytes(low.g), GOSSIP_PIECE_BYTES);
     high.dropped_after = UINT64_MAX;
     now = gossip_deadline_ns(low.g);
     gossip_tick(low.g, now);
@@ -371,6 +372,7 @@ Test(exchange, a_broken_fetch_goes_on_where_it_stopped)
     cr_assert_eq(low.fetched.kind, GOSSIP_EVENT_STATE);
     cr_assert_eq(memcmp(fetched_into, high.blob, high.blob_len), 0);
     cr_assert_eq(counted(&high)->bytes_sent - before, high.blob_len - GOSSIP_PIECE_BYTES);
+    cr_assert_eq(gossip_fetched_bytes(low.g), 0);
     stop();
 }
 

@@ -63,6 +63,30 @@ Test(gate, two_who_drift_apart_without_merging_let_each_other_in_again)
     }
 }
 
+/* Some merges lost, to a frozen partner or a bad line, and everybody is further away than ever: the next one
+ * is cut, not refused, and what is cut does not grow. */
+Test(gate, missed_merges_widen_what_is_refused_and_not_what_is_cut)
+{
+    struct gossip_history h = {0};
+    float scale;
+    for (int i = 0; i < GOSSIP_HISTORY; i++)
+        gossip_history_push(&h, 1);
+    for (uint32_t missed = 0; missed < 2 * GOSSIP_MISSED_MAX; missed++) {
+        uint32_t counted = missed < GOSSIP_MISSED_MAX ? missed : GOSSIP_MISSED_MAX;
+        struct gossip_gate_input in = {.own_norm = 1e6, .radius = 1.5, .missed = h.missed};
+        double wider = counted > 1 ? counted : 1;
+        cr_assert_eq(h.missed, counted);
+        in.distance = 2.99 * wider;
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        cr_assert_float_eq((double)scale * in.distance, 1.5, 1e-5);
+        in.distance = 3.01 * wider;
+        cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+        gossip_history_round(&h, false);
+    }
+    gossip_history_round(&h, true);
+    cr_assert_eq(h.missed, 0);
+}
+
 Test(gate, cuts_refuses_and_lets_through)
 {
     double factor = GOSSIP_REFUSE_FACTOR / GOSSIP_CLIP_FACTOR;
@@ -134,19 +158,56 @@ Test(gate, numbers_that_are_not_finite_are_told_as_such)
         struct gossip_gate_input distance = {.own_norm = 1, .distance = bad[k], .radius = 3};
         cr_assert_eq(gossip_gate(&norm, &scale), ERR_NOT_FINITE);
         cr_assert_eq(gossip_gate(&distance, &scale), ERR_NOT_FINITE);
-        cr_assert_eq(gossip_loss_gate(bad[k], 1, 0.02), ERR_NOT_FINITE);
+        struct gossip_history changes = {0};
+        cr_assert_eq(gossip_loss_gate(&changes, bad[k], 1), ERR_NOT_FINITE);
+        cr_assert_eq(changes.count, 0);
     }
 }
 
 Test(gate, a_merge_that_is_worse_on_the_private_batch_is_refused)
 {
-    cr_assert_eq(gossip_loss_gate(2.0, 2.0, 0), 0);
-    cr_assert_eq(gossip_loss_gate(2.0, 1.0, 0), 0);
-    cr_assert_eq(gossip_loss_gate(2.0, 2.039, GOSSIP_LOSS_MARGIN), 0);
-    cr_assert_eq(gossip_loss_gate(2.0, 2.041, GOSSIP_LOSS_MARGIN), ERR_REFUSED);
-    cr_assert_eq(gossip_loss_gate(-2.0, -1.961, GOSSIP_LOSS_MARGIN), 0); /* log-likelihoods may be negative */
-    cr_assert_eq(gossip_loss_gate(-2.0, -1.959, GOSSIP_LOSS_MARGIN), ERR_REFUSED);
-    cr_assert_eq(gossip_loss_gate(2.0, (double)NAN, GOSSIP_LOSS_MARGIN), ERR_REFUSED);
-    cr_assert_eq(gossip_loss_gate(2.0, INFINITY, GOSSIP_LOSS_MARGIN), ERR_REFUSED);
-    cr_assert_eq(gossip_loss_gate(0, 0, GOSSIP_LOSS_MARGIN), 0);
+    /* Without a past by a wide margin; each case has none. */
+    const struct {
+        double before, after;
+        int result;
+    } cases[] = {
+        {2.0, 2.0, ERR_OK},           {2.0, 1.0, ERR_OK},
+        {2.0, 2.0399, ERR_OK},        {2.0, 2.0401, ERR_REFUSED},
+        {-2.0, -1.9601, ERR_OK}, /* log-likelihoods may be negative */
+        {-2.0, -1.9599, ERR_REFUSED}, {2.0, (double)NAN, ERR_REFUSED},
+        {2.0, INFINITY, ERR_REFUSED}, {0, 0, ERR_OK},
+        {0.01, 0.0299, ERR_OK}, /* three times as much, of next to nothing */
+        {0.01, 0.0301, ERR_REFUSED},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct gossip_history changes = {0};
+        cr_assert_eq(gossip_loss_gate(&changes, cases[i].before, cases[i].after), cases[i].result, "case %zu",
+                     i);
+        cr_assert_eq(changes.count, isfinite(cases[i].after) ? 1 : 0, "case %zu", i);
+    }
+}
+
+Test(gate, the_margin_of_the_loss_follows_what_merges_do)
+{
+    /* Four changes of 0.1 to 0.4 %, either way, make a median of 0.25 %; one hostile partner in four does not
+     * widen it without end, and what becomes usual is let in. */
+    struct gossip_history changes = {0};
+    const double past[4] = {2.002, 1.996, 2.006, 1.992};
+    for (size_t i = 0; i < 4; i++) {
+        cr_assert_eq(gossip_loss_margin(&changes), GOSSIP_LOSS_MARGIN);
+        cr_assert_eq(gossip_loss_gate(&changes, 2.0, past[i]), ERR_OK);
+    }
+    cr_assert_float_eq(gossip_loss_margin(&changes), 0.005, 1e-9);
+    cr_assert_eq(gossip_loss_gate(&changes, 2.0, 2.009), ERR_OK);
+    for (int i = 0; i < 200; i++)
+        cr_assert_eq(gossip_loss_gate(&changes, 2.0, i % 4 == 0 ? 2.5 : 1.996),
+                     i % 4 == 0 ? ERR_REFUSED : ERR_OK, "merge %d", i);
+    cr_assert_float_eq(gossip_loss_margin(&changes), 0.004, 1e-9);
+    int refused = 0;
+    while (gossip_loss_gate(&changes, 2.0, 2.5) < 0)
+        refused++;
+    cr_assert_leq(refused, GOSSIP_HISTORY / 2);
+    for (int i = 0; i < GOSSIP_HISTORY; i++)
+        cr_assert_eq(gossip_loss_gate(&changes, 2.0, 2.0), ERR_OK);
+    cr_assert_eq(gossip_loss_margin(&changes), GOSSIP_LOSS_FLOOR);
 }

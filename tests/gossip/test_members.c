@@ -94,7 +94,10 @@ Test(members, progress_round_trip_and_truncation)
                                  .train_loss = 2.5,
                                  .val_loss = (double)NAN,
                                  .merges = UINT64_MAX,
-                                 .skipped = UINT64_MAX};
+                                 .skipped = UINT64_MAX,
+                                 .ending = GOSSIP_ENDING_DONE,
+                                 .spread = 0.125,
+                                 .chain = UINT64_MAX};
     struct gossip_progress out;
     uint8_t value[GOSSIP_PROGRESS_VALUE_MAX];
     memset(in.phi.bytes, 0xee, ID_BYTES);
@@ -105,6 +108,7 @@ Test(members, progress_round_trip_and_truncation)
     cr_assert_eq(out.train_loss, 2.5);
     cr_assert(isnan(out.val_loss));
     cr_assert(id_equal(&out.phi, &in.phi));
+    cr_assert(out.ending == GOSSIP_ENDING_DONE && out.spread == 0.125 && out.chain == UINT64_MAX);
     for (size_t cut = 0; cut < (size_t)len; cut++)
         cr_assert_eq(gossip_progress_decode(bytes_of(value, cut), &out), ERR_MALFORMED, "cut at %zu", cut);
     in.train_loss = (double)INFINITY;
@@ -112,6 +116,26 @@ Test(members, progress_round_trip_and_truncation)
     cr_assert_eq(gossip_progress_decode(bytes_of(value, (size_t)len), &out), 0);
     cr_assert(isnan(out.train_loss));
     in.round++;
+    cr_assert_eq(gossip_progress_encode(&in, value, sizeof value), ERR_INVALID);
+}
+
+/* While a run trains its register is the one that older versions wrote; a spread that is none is not told. */
+Test(members, progress_says_nothing_of_the_end_before_it)
+{
+    struct gossip_progress in = {.round = 3, .spread = 0.5};
+    struct gossip_progress out = {.ending = GOSSIP_ENDING_OPEN, .spread = 1, .chain = 1};
+    uint8_t value[GOSSIP_PROGRESS_VALUE_MAX];
+    int len = gossip_progress_encode(&in, value, sizeof value);
+    cr_assert_gt(len, 0);
+    cr_assert_eq(value[0], 0x87);
+    cr_assert_eq(gossip_progress_decode(bytes_of(value, (size_t)len), &out), 0);
+    cr_assert(out.ending == GOSSIP_ENDING_NONE && isnan(out.spread) && out.chain == 0);
+    in.ending = GOSSIP_ENDING_SETTLED;
+    in.spread = -1;
+    len = gossip_progress_encode(&in, value, sizeof value);
+    cr_assert_eq(gossip_progress_decode(bytes_of(value, (size_t)len), &out), 0);
+    cr_assert(out.ending == GOSSIP_ENDING_SETTLED && isnan(out.spread));
+    in.ending = GOSSIP_ENDING_COUNT;
     cr_assert_eq(gossip_progress_encode(&in, value, sizeof value), ERR_INVALID);
 }
 

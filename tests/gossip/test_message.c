@@ -100,6 +100,8 @@ Test(message, register_examples_of_the_protocol_page_decode)
     len = example("progress", wire, sizeof wire);
     cr_assert_eq(gossip_progress_decode(bytes_of(wire, len), &progress), 0);
     cr_assert(progress.round == 42 && progress.tokens == 1376256 && progress.train_loss == 2.25);
+    cr_assert(progress.ending == GOSSIP_ENDING_SETTLED && progress.spread == 0.0009765625 &&
+              progress.chain == 2);
 }
 
 Test(message, every_truncation_and_every_extra_byte_is_refused)

@@ -117,6 +117,27 @@ Test(outer, config_follows_the_stability_table)
     }
 }
 
+Test(outer, one_bad_partner_moves_phi_by_at_most_what_the_gate_says)
+{
+    /* Difference cut at tau, then solo rounds on a loss without slope: phi moves by beta tau / 2 at once and
+     * by beta tau / (2 (1 - alpha)) in all, when theta moves along (a flat loss keeps it where phi is). */
+    static float theta[LEN], phi[LEN], delta[LEN], theirs[LEN], diff[LEN];
+    double tau = 0.7, first = 0, last = 0;
+    for (size_t i = 0; i < LEN; i++)
+        theirs[i] = (float)(tau / sqrt(LEN));
+    gossip_pair_step(LEN, 0.5f, 0.7f, 0.5f, theta, theta, theirs, phi, delta, diff);
+    for (size_t i = 0; i < LEN; i++)
+        first += (double)phi[i] * (double)phi[i];
+    for (int round = 0; round < 40; round++) {
+        memcpy(theta, phi, sizeof theta);
+        gossip_outer_step(LEN, 0.5f, 0.7f, theta, theta, phi, delta, diff);
+    }
+    for (size_t i = 0; i < LEN; i++)
+        last += (double)phi[i] * (double)phi[i];
+    cr_assert_float_eq(sqrt(first), 0.7 * tau / 2, 1e-5);
+    cr_assert_float_eq(sqrt(last), 0.7 * tau / (2 * (1 - 0.5)), 1e-5);
+}
+
 Test(outer, late_partners_weigh_less)
 {
     cr_assert_float_eq(gossip_partner_weight(0.0f), 0.5f, 0);

@@ -85,6 +85,48 @@ Test(run_config, strangers_are_a_pair_of_their_own)
     }
 }
 
+/* Likewise the loss test, and the two exclude each other. */
+Test(run_config, the_loss_test_is_a_pair_of_its_own)
+{
+    struct run_config config, back;
+    const char *why = "";
+    uint8_t bytes[RUN_CONFIG_BYTES_MAX];
+    run_config_default(&config);
+    int without = run_config_encode(&config, bytes, sizeof bytes);
+    cr_assert_gt(without, 0);
+    cr_assert_eq(run_config_decode(bytes_of(bytes, (size_t)without), &back), ERR_OK);
+    cr_assert_not(back.loss_test);
+    config.loss_test = true;
+    int len = run_config_encode(&config, bytes, sizeof bytes);
+    cr_assert_eq(len, without + 2 + 2);
+    cr_assert_eq(run_config_decode(bytes_of(bytes, (size_t)len), &back), ERR_OK);
+    cr_assert(back.loss_test && !back.strangers);
+    for (int cut = 0; cut < len; cut++)
+        cr_assert_lt(run_config_decode(bytes_of(bytes, (size_t)cut), &back), 0, "cut at %d", cut);
+    config.strangers = true;
+    cr_assert_eq(run_config_check(&config, &why), ERR_INVALID);
+    cr_assert(strstr(why, "exclude") != NULL, "%s", why);
+    len = run_config_encode(&config, bytes, sizeof bytes);
+    cr_assert_eq(run_config_decode(bytes_of(bytes, (size_t)len), &back), ERR_MALFORMED);
+}
+
+/* Outer steps that the stability table (gossip/merge/outer.h) calls unstable with pairs are refused. */
+Test(run_config, the_outer_step_must_contract)
+{
+    struct run_config config;
+    const char *why = "";
+    run_config_default(&config);
+    config.alpha = 0.6;
+    config.beta = config.gamma = 0.9;
+    cr_assert_eq(run_config_check(&config, &why), ERR_OK, "%s", why);
+    config.beta = config.gamma = 0.95;
+    cr_assert_eq(run_config_check(&config, &why), ERR_INVALID);
+    cr_assert_gt(strlen(why), 0);
+    config.alpha = 0;
+    config.beta = config.gamma = 1;
+    cr_assert_eq(run_config_check(&config, &why), ERR_OK, "%s", why);
+}
+
 Test(run_config, impossible_mlps_are_refused)
 {
     const char *why = NULL;

@@ -67,7 +67,7 @@ static const struct train_thread_event *await(uv_loop_t *loop, struct seen *seen
     return &seen->events[count - 1];
 }
 
-/* Posts one of each; their answers are the next five events. */
+/* Posts one of each but the one that is tried below; their answers are the next five events. */
 static void post_all(struct train_thread *thread, float *weights, float *diff, uint8_t *state)
 {
     cr_assert_eq(train_thread_snapshot(thread, 1, weights), ERR_OK);
@@ -146,15 +146,77 @@ Test(train_thread, a_failed_thread_refuses_and_stays_bounded)
     post_all(thread, weights, diff, state);
     (void)await(&loop, &seen, 6);
     check_answers(seen.events + 1, true, weights, diff, state);
+    cr_assert_eq(
+        train_thread_try_span(thread, 6, (struct train_thread_span){.tensor_count = 1}, diff, weights),
+        ERR_OK);
+    cr_assert(await(&loop, &seen, 7)->refused && seen.events[6].kind == TRAIN_THREAD_TRIED);
     /* However fast the thread answers, only delivered answers make room. */
     for (int i = 0; i < TRAIN_THREAD_COMMANDS_MAX; i++)
         cr_assert_eq(train_thread_evaluate(thread, 7), ERR_OK);
     cr_assert_eq(train_thread_evaluate(thread, 7), ERR_FULL);
     train_thread_stop(thread); /* delivers all of them */
-    cr_assert_eq(seen.count, 6 + TRAIN_THREAD_COMMANDS_MAX + 1);
+    cr_assert_eq(seen.count, 7 + TRAIN_THREAD_COMMANDS_MAX + 1);
     cr_assert_eq(seen.events[seen.count - 1].kind, TRAIN_THREAD_ENDED);
     (void)uv_run(&loop, UV_RUN_DEFAULT);
     cr_assert_eq(uv_loop_close(&loop), 0);
+}
+
+/* A difference is added when the private batch bears it, and only then; either way the answer says what it
+ * would do to the loss, and the scratch is given back. */
+Test(train_thread, a_difference_is_tried_before_it_is_added)
+{
+    uv_loop_t loop;
+    struct seen seen = {.count = 0};
+    struct train_thread *thread;
+    write_text();
+    struct train_thread_config config = config_of(&seen, path);
+    size_t floats = floats_of(&config.run);
+    float *weights = calloc(floats, sizeof *weights), *later = calloc(floats, sizeof *later);
+    float *diff = calloc(floats, sizeof *diff), *scratch = calloc(floats, sizeof *scratch);
+    cr_assert(weights != NULL && later != NULL && diff != NULL && scratch != NULL);
+    struct train_thread_span span = {.first_tensor = 1, .tensor_count = 2};
+    cr_assert_eq(uv_loop_init(&loop), 0);
+    cr_assert_eq(train_thread_start(&thread, &loop, &config), ERR_OK);
+    cr_assert_eq(await(&loop, &seen, 1)->kind, TRAIN_THREAD_READY, "%s", seen.events[0].text);
+    train_thread_set_progress(thread, 0.1); /* the full learning rate */
+    train_thread_set_running(thread, true);
+    while (atomic_load(&train_thread_meter(thread)->steps) < 200) /* so that there is a loss to spoil */
+        (void)uv_run(&loop, UV_RUN_NOWAIT);
+    train_thread_set_running(thread, false);
+    cr_assert_eq(train_thread_try_span(thread, 1, span, diff, scratch), ERR_OK);
+    const struct train_thread_event *event = await(&loop, &seen, 2);
+    cr_assert(event->kind == TRAIN_THREAD_TRIED && event->tag == 1 && event->array == diff);
+    cr_assert(event->err == ERR_OK && event->trial.before == event->trial.after);
+    /* A step may have been under way when the thread was told to rest: it is over by now. */
+    cr_assert_eq(train_thread_snapshot(thread, 2, weights), ERR_OK);
+    (void)await(&loop, &seen, 3);
+    for (size_t i = 0; i < 16; i++)
+        diff[i] = i % 2 == 0 ? 40.0F : -40.0F;
+    cr_assert_eq(train_thread_try_span(thread, 3, span, diff, scratch), ERR_OK);
+    event = await(&loop, &seen, 4);
+    cr_assert(event->err == ERR_REFUSED && event->trial.after > 1.05 * event->trial.before, "%g to %g",
+              event->trial.before, event->trial.after);
+    cr_assert_eq(train_thread_snapshot(thread, 4, later), ERR_OK);
+    (void)await(&loop, &seen, 5);
+    cr_assert_eq(memcmp(weights, later, floats * sizeof *later), 0, "refused: nothing moves");
+    for (size_t i = 0; i < 16; i++)
+        diff[i] = 1e-6F;
+    cr_assert_eq(train_thread_try_span(thread, 5, span, diff, scratch), ERR_OK);
+    cr_assert_eq(await(&loop, &seen, 6)->err, ERR_OK);
+    cr_assert_eq(train_thread_snapshot(thread, 6, later), ERR_OK);
+    (void)await(&loop, &seen, 7);
+    cr_assert_neq(memcmp(weights, later, floats * sizeof *later), 0, "accepted: it is there");
+    train_thread_end(thread);
+    cr_assert_eq(train_thread_try_span(thread, 7, span, diff, scratch), ERR_CLOSED);
+    cr_assert_eq(await(&loop, &seen, 8)->kind, TRAIN_THREAD_ENDED);
+    train_thread_stop(thread);
+    (void)uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert_eq(uv_loop_close(&loop), 0);
+    free(weights);
+    free(later);
+    free(diff);
+    free(scratch);
+    cr_assert_eq(unlink(path), 0);
 }
 
 /* An MLP goes the same way: its rows are read, it takes steps, and its accuracy comes with the loss. */

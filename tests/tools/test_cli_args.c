@@ -56,6 +56,8 @@ Test(cli_args, become_parameters)
     expect("run create --data /x --layers 3", "{\"data\":\"/x\",\"layers\":3}");
     expect("run create --model mlp --layers 64,32,10", "{\"model\":\"mlp\",\"layers\":\"64,32,10\"}");
     expect("run create --data /x --lr 0.001 --no-train", "{\"data\":\"/x\",\"lr\":0.001,\"train\":false}");
+    expect("checkpoint export abcd /x --merge 3 --wait 9",
+           "{\"run\":\"abcd\",\"path\":\"/x\",\"merge\":3,\"wait_s\":9}");
     expect("state get abcd efgh 0", "{\"run\":\"abcd\",\"author\":\"efgh\",\"slot\":0}");
     expect("sample abcd --prompt=--help --length 5", "{\"run\":\"abcd\",\"prompt\":\"--help\",\"length\":5}");
     expect("peer -- -abcd", "{\"id\":\"-abcd\"}");

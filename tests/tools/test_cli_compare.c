@@ -60,12 +60,12 @@ static void write_model(const char *name, double factor)
 {
     uint8_t seed[32] = {0};
     float *params = calloc(layout.arena_floats, sizeof(float));
-    size_t len = train_safetensors_bytes(&layout);
+    size_t len = train_safetensors_bytes(&layout, NULL);
     uint8_t *image = malloc(len);
     train_init(&layout, seed, params);
     for (size_t i = 0; i < layout.arena_floats; i++)
         params[i] = (float)((double)params[i] * factor);
-    cr_assert_geq(train_safetensors_write(&layout, params, image, len), 0);
+    cr_assert_geq(train_safetensors_write(&layout, NULL, params, image, len), 0);
     write_file(name, image, len);
     free(image);
     free(params);

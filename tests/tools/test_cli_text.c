@@ -24,6 +24,9 @@ Test(cli_text, units)
     cr_assert_str_eq(text_seconds(-1).text, "-");
     cr_assert_str_eq(text_fixed(1.23456, 3).text, "1.235");
     cr_assert_str_eq(text_fixed(INFINITY, 3).text, "-");
+    cr_assert_str_eq(text_small(0.00213).text, "0.0021");
+    cr_assert_str_eq(text_small(3.1e-8).text, "3.1e-08");
+    cr_assert_str_eq(text_small(NAN).text, "-");
     cr_assert_str_eq(text_id("abcdefghijklmnop").text, "abcdefghij");
     cr_assert_str_eq(text_id(NULL).text, "-");
 }

@@ -322,6 +322,30 @@ Test(converge, gates_hold_where_plain_averages_break)
     }
 }
 
+/* What a private batch refuses is not taken: noise that no other gate looks at yet is found by its loss.
+ * Without an attack nobody is refused, and what is tried leaves no trace: the same bits as without trials. */
+Test(converge, a_private_batch_decides)
+{
+    struct converge_config c = tiny();
+    run(&c);
+    double calm = result.ppl_mean, merged = result.ppl_merged;
+    c.loss_test = true;
+    run(&c);
+    cr_expect_eq(result.failed_trials, 0);
+    cr_expect_gt(result.merges, 0);
+    cr_expect(result.ppl_mean == calm && result.ppl_merged == merged, "%.9g after %.9g", result.ppl_mean,
+              calm);
+    c.attack = CONVERGE_NOISE;
+    c.strength = 3;
+    c.start = CONVERGE_DIFFERENT; /* no rule at the start, no past: the test stands alone */
+    run(&c);
+    cr_expect_gt(result.failed_trials, 0);
+    cr_expect_leq(result.failed_trials, result.refused);
+    c.gates = false;
+    c.method = CONVERGE_PAIR;
+    cr_expect_eq(converge_config_check(&c, why), ERR_INVALID);
+}
+
 /* Different starts: corrections are counted and are off where nothing asks for them; the curve is there. */
 Test(converge, starts_and_corrections)
 {

@@ -408,11 +408,11 @@ Test(mlp, survives_a_weight_file)
     struct train_model_config found, config = layout.model;
     config.input_max = 0.1F; /* no short decimal */
     train_layout_init(&layout, &config);
-    size_t bytes = train_safetensors_bytes(&layout);
+    size_t bytes = train_safetensors_bytes(&layout, NULL);
     uint8_t *image = malloc(bytes);
     float *again = allocator_get(&heap, layout.arena_floats, sizeof *again);
     cr_assert(image != NULL && again != NULL);
-    cr_assert_eq(train_safetensors_write(&layout, params, image, bytes), 0);
+    cr_assert_eq(train_safetensors_write(&layout, NULL, params, image, bytes), 0);
     cr_assert_eq(train_safetensors_model(bytes_of(image, bytes), &found, why, sizeof why), 0, "%s", why);
     cr_assert_eq(memcmp(&found, &config, sizeof found), 0);
     cr_assert_eq(train_safetensors_read(bytes_of(image, bytes), &layout, again, why, sizeof why), 0, "%s",

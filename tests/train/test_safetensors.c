@@ -24,11 +24,11 @@ static void make_file(void)
     train_layout_init(&layout, &tiny);
     cr_assert_leq(layout.arena_floats, 24000);
     train_init(&layout, seed, params);
-    file_len = train_safetensors_bytes(&layout);
+    file_len = train_safetensors_bytes(&layout, NULL);
     file = malloc(file_len);
     cr_assert_not_null(file);
-    cr_assert_eq(train_safetensors_write(&layout, params, file, file_len - 1), ERR_TOO_LARGE);
-    cr_assert_eq(train_safetensors_write(&layout, params, file, file_len), 0);
+    cr_assert_eq(train_safetensors_write(&layout, NULL, params, file, file_len - 1), ERR_TOO_LARGE);
+    cr_assert_eq(train_safetensors_write(&layout, NULL, params, file, file_len), 0);
 }
 
 static void free_file(void)
@@ -48,6 +48,34 @@ Test(safetensors, comes_back_bit_for_bit)
                  "%s", why);
     cr_assert_eq(memcmp(params, read_back, layout.arena_floats * sizeof(float)), 0);
     cr_assert_eq((8 + load_le64(file)) % 8, 0, "data are aligned");
+}
+
+/* Where a mean came from stands in the file for whoever looks, and changes nothing for who reads the weights,
+ * up to the longest there may be. */
+Test(safetensors, says_what_was_merged)
+{
+    static char merged[TRAIN_ST_MERGED_MAX + 1];
+    struct train_model_config model;
+    size_t header_len = file_len - 4 * layout.parameter_count;
+    const size_t lens[] = {1, 7, 60, TRAIN_ST_MERGED_MAX};
+    for (size_t i = 0; i < sizeof lens / sizeof lens[0]; i++) {
+        memset(merged, 'q', lens[i]);
+        merged[lens[i]] = '\0';
+        size_t len = train_safetensors_bytes(&layout, merged);
+        cr_assert_gt(len, file_len + lens[i]);
+        uint8_t *image = malloc(len);
+        cr_assert_eq(train_safetensors_write(&layout, merged, params, image, len - 1), ERR_TOO_LARGE);
+        cr_assert_eq(train_safetensors_write(&layout, merged, params, image, len), 0);
+        cr_assert_not_null(memmem(image, len, merged, lens[i]));
+        cr_assert_eq((8 + load_le64(image)) % 8, 0);
+        cr_assert_eq(train_safetensors_model(bytes_of(image, len), &model, why, sizeof why), 0, "%s", why);
+        cr_assert_eq(memcmp(&model, &tiny, sizeof model), 0);
+        memset(read_back, 0xAA, sizeof read_back);
+        cr_assert_eq(train_safetensors_read(bytes_of(image, len), &layout, read_back, why, sizeof why), 0);
+        cr_assert_eq(memcmp(params, read_back, layout.arena_floats * sizeof(float)), 0);
+        free(image);
+    }
+    cr_assert_null(memmem(file, header_len, "merged", 6), "what is no mean does not speak of one");
 }
 
 static void refuse(struct bytes bytes, int expected, const char *said)

@@ -102,6 +102,42 @@ Test(trainer, learns)
     destroy(&b);
 }
 
+/* A trial changes no weight and no later draw, whatever it tries; its batches differ, are the secret's alone,
+ * and tell a bad difference from none. */
+Test(trainer, a_trial_leaves_no_trace)
+{
+    static struct train_layout layout;
+    struct trainer_options options = small();
+    train_layout_init(&layout, &options.model);
+    struct both plain = create(options), tried = create(options);
+    size_t floats = layout.arena_floats;
+    float *diff = allocator_get(&heap, floats, sizeof(float));
+    float *scratch = allocator_get(&heap, floats, sizeof(float));
+    struct trainer_trial trial[4];
+    memset(diff, 0, floats * sizeof *diff);
+    for (size_t i = 0; i < 40; i++) {
+        (void)step(&plain);
+        (void)step(&tried);
+        trainer_try_span(&tried.trainer, 0, layout.tensor_count, diff, scratch, &trial[i % 2]);
+        cr_assert_eq(trial[i % 2].before, trial[i % 2].after, "no difference, no change");
+    }
+    cr_assert_neq(trial[0].before, trial[1].before, "each on a batch of its own");
+    for (size_t i = 0; i < floats; i++)
+        diff[i] = i % 2 == 0 ? 0.5F : -0.5F;
+    trainer_try_span(&tried.trainer, 1, 2, diff, scratch, &trial[2]);
+    cr_assert_gt(trial[2].after, 1.05 * trial[2].before);
+    diff[7] = (float)INFINITY;
+    trainer_try_span(&tried.trainer, 1, 2, diff, scratch, &trial[3]);
+    cr_assert(isfinite(trial[3].before) && !isfinite(trial[3].after));
+    cr_assert_eq(
+        memcmp(trainer_params(&plain.trainer), trainer_params(&tried.trainer), floats * sizeof(float)), 0,
+        "weights and draws are as without trials");
+    allocator_release(&heap, diff);
+    allocator_release(&heap, scratch);
+    destroy(&plain);
+    destroy(&tried);
+}
+
 static double weights_after(struct trainer_options options, int steps, float **out)
 {
     struct both b = create(options);

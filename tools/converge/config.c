@@ -112,6 +112,8 @@ static int check_method(const struct converge_config *c, char why[CONVERGE_WHY_S
         return refuse(why, "--codec is for noloco and pair: the others average exactly");
     if (!c->gates && (c->codec != GOSSIP_CODEC_FP32 || c->method != CONVERGE_PAIR))
         return refuse(why, "--gates off is plain averaging of whatever comes: --method pair, --codec fp32");
+    if (c->loss_test && (!pairs || !c->gates || c->correction == CONVERGE_ALWAYS))
+        return refuse(why, "--loss-test is one of a node's gates: noloco or pair, --gates on");
     if (c->correction == CONVERGE_ALWAYS && c->codec != GOSSIP_CODEC_FP32)
         return refuse(why, "--correction always is not part of a node: --codec fp32 only");
     if (c->correction != CONVERGE_PLAIN && !pairs)

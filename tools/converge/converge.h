@@ -99,6 +99,7 @@ struct converge_config {
     enum converge_correction correction;
     enum converge_attack attack;
     float strength; /* of the attack */
+    bool loss_test; /* results are tried on a private batch before they are taken */
     bool gates;     /* off: partners' values are averaged as they come */
     uint32_t nodes, threads, fragments;
     uint32_t steps, warm_steps; /* local steps of the method; synchronous ones before */
@@ -141,6 +142,7 @@ struct converge_result {
     double bytes_per_node;
     double bytes_per_value; /* of one exchange, each direction; 0: no exchange */
     uint64_t merges, solos, refused, clipped, corrected;
+    uint64_t failed_trials;  /* of those refused: for the loss of a private batch */
     uint64_t blocks, resent; /* blocks sent by a modular codec, and those asked for again */
     uint64_t tokens;
     uint64_t parameters;

@@ -59,6 +59,7 @@ static float *distances_of(const struct exchange_rule *rule, const struct exchan
 void exchange_forget(const struct exchange_model *model, struct exchange_memory *memory)
 {
     memset(memory->history, 0, sizeof memory->history);
+    memset(&memory->changes, 0, sizeof memory->changes);
     gossip_nearness_forget(&memory->nearness, NULL);
     memset(memory->distances, 0, model->block_count * sizeof(float));
 }
@@ -66,6 +67,7 @@ void exchange_forget(const struct exchange_model *model, struct exchange_memory 
 int exchange_solo(const struct exchange_rule *rule, struct exchange_side *side)
 {
     size_t at = fragment_of(rule)->offset;
+    gossip_history_round(&side->memory->history[rule->fragment], false);
     return gossip_solo_job(fragment_of(rule)->count, &rule->outer, side->theta + at, side->phi + at,
                            side->delta + at, side->diff + at);
 }
@@ -80,9 +82,11 @@ static enum gossip_codec codec_for(const struct exchange_rule *rule, const struc
                                    const struct exchange_side *other)
 {
     const struct gossip_nearness *memory = &self->memory->nearness;
-    struct gossip_choice_input in = {.asked = rule->codec,
-                                     .accepted = (1U << GOSSIP_CODEC_COUNT) - 1,
-                                     .close = gossip_nearness_close(memory, other->id, rule->round)};
+    struct gossip_choice_input in = {
+        .asked = rule->codec,
+        .ending = rule->ending,
+        .accepted = (1U << GOSSIP_CODEC_COUNT) - 1,
+        .close = gossip_nearness_close(memory, other->id, (unsigned)rule->fragment, rule->round)};
     return gossip_codec_choose(&in);
 }
 
@@ -112,7 +116,7 @@ static int encode_values(const struct exchange_rule *rule, struct exchange_side 
 static int encode(const struct exchange_rule *rule, struct exchange_side *self,
                   const struct exchange_side *other)
 {
-    self->merged = self->refused = self->clipped = false;
+    self->merged = self->refused = self->clipped = self->failed_trial = false;
     self->corrected = self->blocks = self->resent = self->wanted_count = self->repairs_len = 0;
     self->codec = self->old.data != NULL ? self->old_codec : codec_for(rule, self, other);
     self->blob_len = gossip_blob_bytes(self->codec, tensors_of(rule), fragment_of(rule)->tensor_count);
@@ -180,6 +184,40 @@ static void note(const struct exchange_rule *rule, struct exchange_side *self,
     gossip_nearness_note(&self->memory->nearness, &seen);
 }
 
+/* Where the merge job writes: in place, or beside when the result has to pass a trial first. */
+struct result_place {
+    float *phi, *delta;
+};
+
+static struct result_place place_of(const struct exchange_rule *rule, const struct exchange_side *self)
+{
+    size_t at = fragment_of(rule)->offset, count = fragment_of(rule)->count;
+    if (self->trainer == NULL)
+        return (struct result_place){self->phi + at, self->delta + at};
+    struct result_place place = {self->trial, self->trial + count};
+    memcpy(place.phi, self->phi + at, count * sizeof(float));
+    memcpy(place.delta, self->delta + at, count * sizeof(float));
+    return place;
+}
+
+/* Takes a result over when the loss of a private batch bears it. */
+static int try_result(const struct exchange_rule *rule, struct exchange_side *self,
+                      const struct result_place *place)
+{
+    const struct gossip_fragment *fragment = fragment_of(rule);
+    struct trainer_trial trial;
+    size_t at = fragment->offset, count = fragment->count;
+    trainer_try_span(self->trainer, fragment->first_tensor, fragment->tensor_count, self->diff + at,
+                     self->trial + 2 * count, &trial);
+    int result = gossip_loss_gate(&self->memory->changes, trial.before, trial.after);
+    self->failed_trial = result < 0;
+    if (result < 0)
+        return result;
+    memcpy(self->phi + at, place->phi, count * sizeof(float));
+    memcpy(self->delta + at, place->delta, count * sizeof(float));
+    return 0;
+}
+
 static int merge(const struct exchange_rule *rule, struct exchange_side *self,
                  const struct exchange_side *other)
 {
@@ -199,12 +237,16 @@ static int merge(const struct exchange_rule *rule, struct exchange_side *self,
         .distances = distances_of(rule, self),
     };
     struct gossip_merge_report report = {0};
-    int result = gossip_merge_job(&in, &self->memory->history[rule->fragment], self->phi + at,
-                                  self->delta + at, self->diff + at, &report);
+    struct result_place place = place_of(rule, self);
+    int result = gossip_merge_job(&in, &self->memory->history[rule->fragment], place.phi, place.delta,
+                                  self->diff + at, &report);
+    if (result == 0 && self->trainer != NULL)
+        result = try_result(rule, self, &place);
     if (result < 0) {
         self->refused = true;
         return exchange_solo(rule, self);
     }
+    gossip_history_round(&self->memory->history[rule->fragment], true);
     self->merged = true;
     self->clipped = report.scale < 1.0F;
     self->corrected = report.corrected;
@@ -259,8 +301,8 @@ static const float *raw_values(const struct exchange_side *side)
 static int give_up(const struct exchange_rule *rule, struct exchange_side *a, struct exchange_side *b)
 {
     a->refused = b->refused = true;
-    gossip_nearness_far(&a->memory->nearness, b->id, rule->round);
-    gossip_nearness_far(&b->memory->nearness, a->id, rule->round);
+    gossip_nearness_far(&a->memory->nearness, b->id, (unsigned)rule->fragment, rule->round);
+    gossip_nearness_far(&b->memory->nearness, a->id, (unsigned)rule->fragment, rule->round);
     int result = exchange_solo(rule, a);
     return result < 0 ? result : exchange_solo(rule, b);
 }

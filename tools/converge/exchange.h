@@ -10,6 +10,7 @@
 #include "gossip/merge/outer.h"
 #include "gossip/tensor.h"
 #include "tools/converge/converge.h"
+#include "train/trainer.h"
 
 /* The model as gossip sees it: padding between tensors travels along as zeros. */
 struct exchange_model {
@@ -29,6 +30,7 @@ MUST_USE int exchange_model_init(struct exchange_model *model, const struct trai
 /* What a node remembers of its partners; zeroed at the start.  The arrays are the caller's. */
 struct exchange_memory {
     struct gossip_history history[CONVERGE_FRAGMENTS_MAX];
+    struct gossip_history changes; /* of the loss, by results tried */
     struct gossip_nearness nearness;
     float *distances; /* [block_count] rms to the last partner, of each block of the model */
 };
@@ -52,6 +54,8 @@ struct exchange_side {
     const float *shown; /* what it encodes: theta, or what an attacker sends instead */
     float *phi, *delta, *diff;
     float *scratch;              /* contents undefined afterwards */
+    struct trainer *trainer;     /* whose weights a result is tried on; NULL: none is */
+    float *trial;                /* [3 * arena_floats] then; contents undefined afterwards */
     bool commits;                /* false: the last word was lost on its way here; a solo step */
     bool garbage;                /* sends bytes of all ones */
     struct bytes old;            /* sends these bytes instead; data NULL: none */
@@ -59,16 +63,17 @@ struct exchange_side {
     /* Set by exchange_run. */
     enum gossip_codec codec;
     size_t blob_len, wanted_count, repairs_len;
-    size_t sent;           /* bytes, lists and resends included */
-    size_t blocks, resent; /* of a modular codec */
-    size_t corrected;      /* tensors whose variance was corrected */
-    bool merged, refused, clipped;
+    size_t sent;                                 /* bytes, lists and resends included */
+    size_t blocks, resent;                       /* of a modular codec */
+    size_t corrected;                            /* tensors whose variance was corrected */
+    bool merged, refused, clipped, failed_trial; /* the last: refused for its loss */
 };
 
 struct exchange_rule {
     const struct exchange_model *model;
     size_t fragment;
     uint64_t round;
+    bool ending;             /* the run's last cycles */
     enum gossip_codec codec; /* what the run asks for; int8 in its place while a partner is not known */
     struct gossip_outer outer;
     enum converge_correction correction;

@@ -29,6 +29,7 @@ static const char help[] =
     "  --join SHARE --kill CYCLES --partition --non-iid --shards DIR\n"
     "  --attack flip|reverse|scale|noise|nan|stale|replay[:STRENGTH]   by one node in four\n"
     "  --gates on|off            off: partners' values are averaged as they come (on)\n"
+    "  --loss-test               results are tried on a private batch before they are taken\n"
     "  --threads N               changes the time, not the result (1)\n"
     "  --quiet                   no progress on standard error\n";
 
@@ -44,6 +45,7 @@ enum option_code {
     OPTION_CORRECTION,
     OPTION_ATTACK,
     OPTION_GATES,
+    OPTION_LOSS_TEST,
     OPTION_NON_IID,
     OPTION_PARTITION,
     OPTION_QUIET,
@@ -179,6 +181,7 @@ static void parse_other(struct converge_config *c, int code, const char *value, 
         c->thresholds[(*thresholds)++] = real_of(value);
         return;
     default:
+        c->loss_test = c->loss_test || code == OPTION_LOSS_TEST;
         c->disturb.shards = c->disturb.shards || code == OPTION_NON_IID;
         c->disturb.partition = c->disturb.partition || code == OPTION_PARTITION;
         c->warm_only = c->warm_only || code == OPTION_WARM_ONLY;
@@ -200,6 +203,7 @@ static const struct option options[] = {
     {"correction", 1, NULL, OPTION_CORRECTION},
     {"attack", 1, NULL, OPTION_ATTACK},
     {"gates", 1, NULL, OPTION_GATES},
+    {"loss-test", 0, NULL, OPTION_LOSS_TEST},
     {"non-iid", 0, NULL, OPTION_NON_IID},
     {"partition", 0, NULL, OPTION_PARTITION},
     {"rows", 1, NULL, OPTION_ROWS},

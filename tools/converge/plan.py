@@ -11,6 +11,7 @@ GROUPS = {
     "scale": "bytes a node and round for 4, 16 and 64 nodes",
 }
 ATTACKS = ("flip:1", "reverse:3", "scale:10", "scale:2", "noise:1", "nan", "stale", "replay")
+LOSS_TESTED = ("reverse:3", "stale", "replay")  # near enough to pass the other gates, at times
 CODECS = ("bf16", "int8", "mod4", "mod3", "mod2")
 DEFAULT_CODEC = "mod3"
 FAULTS = {
@@ -25,7 +26,8 @@ FAULTS = {
     "applied 0.3 of a cycle late": {"late": 0.3},
     "applied 0.9 of a cycle late": {"late": 0.9},
 }
-RATES = (3e-3, 2e-3, 1.5e-3, 1e-3, 0.75e-3)
+RATES = (1.8e-2, 1.2e-2, 6e-3, 3e-3, 1.5e-3)
+LONG_H = 5  # times the usual interval of exchanges
 
 
 class Row:
@@ -76,9 +78,10 @@ def paired(settings, seed, codec="fp32", **more):
 
 def methods(settings, seed, long_h):
     common = base(settings, seed)
-    fast = {**common, "rate": settings.warm_rate}
-    yield Row("methods", "sync", {**fast, "method": "sync"})
-    yield Row("methods", "h1 all-reduce", {**{k: v for k, v in fast.items() if k != "h"}, "method": "h1"})
+    yield Row("methods", "sync", {**common, "method": "sync"})
+    as_before = {**common, "rate": settings.warm_rate}
+    yield Row("methods", "sync, the checkpoint's rate", {**as_before, "method": "sync"})
+    yield Row("methods", "h1 all-reduce", {**{k: v for k, v in common.items() if k != "h"}, "method": "h1"})
     for h in (settings.h, *([long_h] if long_h else [])):
         yield Row("methods", f"DiLoCo h {h}", {**common, "method": "diloco", "fragments": 1, "h": h})
         yield Row("methods", f"pairs h {h}", {**common, "method": "noloco", "h": h})
@@ -113,6 +116,10 @@ def attacks(settings, seed):
     for attack in ATTACKS:
         yield Row("attacks", f"default, {attack}", paired(settings, seed, DEFAULT_CODEC, attack=attack))
         yield Row("attacks", f"plain, {attack}", {**plain, "attack": attack})
+    tested = paired(settings, seed, DEFAULT_CODEC, **{"loss-test": True})
+    yield Row("attacks", "loss test, none", tested)
+    for attack in LOSS_TESTED:
+        yield Row("attacks", f"loss test, {attack}", {**tested, "attack": attack})
 
 
 def starts(settings, seed):
@@ -149,10 +156,11 @@ def scale(settings, seed):
 
 
 def tuning(settings, seed):
-    """Exact DiLoCo at several learning rates, measured on text of its own."""
+    """Exact DiLoCo at several learning rates and both intervals, measured on text of its own."""
     for rate in RATES:
-        options = {**base(settings, seed), "method": "diloco", "fragments": 1, "rate": rate}
-        yield Row("tune", f"DiLoCo at {rate:g}", options, held="tune.txt")
+        for h in (settings.h, LONG_H * settings.h):
+            options = {**base(settings, seed), "method": "diloco", "fragments": 1, "rate": rate, "h": h}
+            yield Row("tune", f"DiLoCo h {h} at {rate:g}", options, held="tune.txt")
 
 
 def full(settings, groups, seeds, more_seeds):
@@ -160,7 +168,7 @@ def full(settings, groups, seeds, more_seeds):
     rows = []
     for seed in seeds:
         if "methods" in groups:
-            rows += methods(settings, seed, long_h=5 * settings.h)
+            rows += methods(settings, seed, long_h=LONG_H * settings.h)
         if "codecs" in groups:
             rows += codecs(settings, seed)
     for seed in more_seeds:

@@ -44,7 +44,7 @@ def reference_of(rows, row, settings):
         return rows.find("methods", f"DiLoCo h {h}", seed)
     if row["group"] in ("codecs", "variants"):
         return rows.find("methods", f"pairs h {settings.h}", seed)
-    if row["group"] == "faults" or label.startswith("default"):
+    if row["group"] == "faults" or label.startswith(("default", "loss test")):
         return rows.find("codecs", "mod3", seed)
     if row["group"] == "attacks":
         return rows.find("attacks", "plain, none", seed)
@@ -64,7 +64,7 @@ def limits_of(row, settings):
                    "30 % killed every 10 cycles": "kill"}
         judged = label in special or label.startswith(("one node", "joiner", "halves", "every node"))
         return (TARGETS[special.get(label, "fault")], None) if judged else (None, None)
-    if group == "attacks" and label.startswith("default"):
+    if group == "attacks" and label.startswith(("default", "loss test")):
         return TARGETS["attack"], None
     return None, None
 
@@ -146,7 +146,8 @@ COMPARED = {
     "variants": "Gaps against fp32 with five fragments in hypercube order.",
     "faults": "The default codec mod3; gaps against the undisturbed run of the same codec.",
     "attacks": "One node in four is hostile; perplexities are of the honest ones.  \"default\": gates on, "
-               "mod3; \"plain\": fp32 averages of whatever comes.  Gaps against the same without an attack.",
+               "mod3; \"plain\": fp32 averages of whatever comes; \"loss test\": default with --loss-test.  "
+               "Gaps against the same without an attack, the loss test's against the default.",
     "scale": "Bytes of one node in one round, 40 steps from the checkpoint.",
     "tune": "Measured on text of its own.",
 }
@@ -187,7 +188,7 @@ def markdown(all_rows, settings, corpus):
            f"{some['context']} bytes a node and step; text: {corpus['name']}, "
            f"{corpus['bytes'] / 1e6:.1f} MB.  All methods start from one checkpoint of {settings.warm_steps} "
            f"synchronous steps (learning rate {settings.warm_rate:g}) and train {settings.steps} more with "
-           f"the same tokens; sync and h1 at {settings.warm_rate:g}, the others at {settings.rate:g}.  "
+           f"the same tokens, at {settings.rate:g} unless a row says otherwise.  "
            f"Perplexity is per byte, on {settings.windows} held-out windows.  Seconds on a line are "
            "computed, not measured."]
     for group in ("tune", "methods", "codecs", "variants", "faults", "attacks", "scale"):

@@ -22,13 +22,17 @@ static uint32_t interval_of(const struct converge_config *c)
     return c->method == CONVERGE_H1 ? 1 : c->h / c->fragments;
 }
 
+static bool is_ending(const struct converge_config *c, uint64_t round)
+{
+    return c->steps / c->h < round / c->fragments + c->plain_cycles;
+}
+
 /* Momentum needs some rounds to pay: as node/ does, the run's last cycles average plainly. */
 static struct gossip_outer outer_of(const struct converge_config *c, uint64_t round)
 {
-    uint64_t cycle = round / c->fragments;
     if (c->method == CONVERGE_DILOCO)
         return (struct gossip_outer){.alpha = 0.3F, .beta = 0.7F, .gamma = 0.7F};
-    if (c->method != CONVERGE_NOLOCO || c->steps / c->h < cycle + c->plain_cycles)
+    if (c->method != CONVERGE_NOLOCO || is_ending(c, round))
         return gossip_outer_plain();
     return gossip_outer_default();
 }
@@ -85,6 +89,10 @@ static struct exchange_side side_of(struct swarm *swarm, size_t index)
                                  .diff = node->diff,
                                  .scratch = node->scratch,
                                  .commits = true};
+    if (node->trial != NULL) {
+        side.trainer = &node->trainer;
+        side.trial = node->trial;
+    }
     attack_prepare(swarm, index, swarm->rule.fragment, &side);
     return side;
 }
@@ -99,6 +107,7 @@ static void count_side(struct swarm *swarm, size_t index, const struct exchange_
     node->merges += side->merged;
     node->solos += !side->merged;
     node->refused += side->refused;
+    node->failed_trials += side->failed_trial;
     node->clipped += side->clipped;
     node->corrected += side->corrected;
 }
@@ -189,6 +198,7 @@ static void one_round(struct swarm *swarm)
         .model = &swarm->model,
         .fragment = (size_t)(swarm->round % c->fragments),
         .round = swarm->round,
+        .ending = is_ending(c, swarm->round),
         .codec = c->codec,
         .outer = outer_of(c, swarm->round),
         .correction = c->correction,
@@ -263,6 +273,7 @@ static void sum_up(const struct swarm *swarm, struct converge_result *result)
         result->merges += node->merges;
         result->solos += node->solos;
         result->refused += node->refused;
+        result->failed_trials += node->failed_trials;
         result->clipped += node->clipped;
         result->corrected += node->corrected;
         result->blocks += node->blocks;

@@ -105,6 +105,7 @@ static int open_rows(struct swarm *swarm, struct swarm_node *node, char why[CONV
                                           .classes = model->sizes[model->size_count - 1],
                                           .input_max = model->input_max,
                                           .node = node->id};
+    swarm_weights_seed(swarm->config, CONVERGE_NODES_MAX + (size_t)(node - swarm->nodes), config.secret);
     return train_samples_open(&config, &swarm->heap, &node->samples, why, CONVERGE_WHY_SIZE);
 }
 
@@ -116,6 +117,7 @@ static int open_data(struct swarm *swarm, size_t index, char why[CONVERGE_WHY_SI
     if (c->rows != NULL)
         return open_rows(swarm, node, why);
     struct train_data_config config = {.path = c->text, .context = c->model.context, .node = node->id};
+    swarm_weights_seed(c, CONVERGE_NODES_MAX + index, config.secret);
     if (c->disturb.shards) {
         if (snprintf(path, sizeof path, "%s/%zu.txt", c->shards, index) >= (int)sizeof path)
             return ERR_INVALID;
@@ -151,6 +153,11 @@ static int get_arrays(struct swarm *swarm, struct swarm_node *node)
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         *arrays[i] = allocator_get(&swarm->heap, floats, sizeof(float));
         if (*arrays[i] == NULL)
+            return ERR_NO_MEMORY;
+    }
+    if (swarm->config->loss_test && !node->hostile) {
+        node->trial = allocator_get(&swarm->heap, 3 * floats, sizeof(float));
+        if (node->trial == NULL)
             return ERR_NO_MEMORY;
     }
     node->buffers.blob = allocator_get(&swarm->heap, swarm->model.blob_bytes_max, 1);
@@ -265,12 +272,18 @@ void swarm_close(struct swarm *swarm)
         trainer_destroy(&node->trainer);
         train_data_close(node->data);
         train_samples_close(node->samples);
-        void *memory[] = {node->theta,           node->phi,
-                          node->delta,           node->diff,
-                          node->shown,           node->scratch,
-                          node->first,           node->buffers.blob,
-                          node->buffers.repairs, node->buffers.wanted,
-                          node->memory.distances};
+        void *memory[] = {node->theta,
+                          node->phi,
+                          node->delta,
+                          node->diff,
+                          node->shown,
+                          node->scratch,
+                          node->first,
+                          node->buffers.blob,
+                          node->buffers.repairs,
+                          node->buffers.wanted,
+                          node->memory.distances,
+                          node->trial};
         for (size_t m = 0; m < sizeof memory / sizeof *memory; m++)
             allocator_release(heap, memory[m]);
         for (size_t f = 0; f < CONVERGE_FRAGMENTS_MAX; f++)

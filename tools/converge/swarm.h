@@ -16,6 +16,7 @@ struct swarm_node {
     struct trainer trainer;            /* ops NULL for sync, which has one set of weights */
     float *theta, *phi, *delta, *diff; /* [arena_floats] */
     float *shown, *scratch;            /* [arena_floats]; what an attacker sends; the exchange's */
+    float *trial;                      /* loss test only: [3 * arena_floats]; the exchange's */
     float *first;                      /* attack stale only: weights at the start */
     struct exchange_buffers buffers;
     uint8_t *kept[CONVERGE_FRAGMENTS_MAX]; /* attack replay only: the first bytes that came */
@@ -25,7 +26,7 @@ struct swarm_node {
     bool live, hostile, broken;           /* broken: weights are not finite */
     uint32_t back_cycle;                  /* of a killed node; 0: not killed */
     uint32_t due[CONVERGE_FRAGMENTS_MAX]; /* step at which diff is applied; 0: none */
-    uint64_t bytes, values, blocks, resent, merges, solos, refused, clipped, corrected, tokens;
+    uint64_t bytes, values, blocks, resent, merges, solos, refused, failed_trials, clipped, corrected, tokens;
     double loss, accuracy; /* of the last evaluation */
 };
 

@@ -143,15 +143,20 @@ void show_dht_provide(const json_t *result);
 void show_run(const json_t *result);
 void show_run_created(const json_t *result);
 void show_run_changed(const json_t *result);
+void show_run_finished(const json_t *result);
 void show_run_list(const json_t *result);
 void show_sample(const json_t *result);
 void show_state_list(const json_t *result);
 void show_state_record(const json_t *result);
 void show_checkpoint_list(const json_t *result);
 void show_checkpoint_written(const json_t *result);
+void show_checkpoint_exported(const json_t *result);
 
 /* Answers before the last, and what a result means for the exit code. */
 void progress_speed(const json_t *result);
+void progress_export(const json_t *result);
+void progress_finish(const json_t *result);
+int judge_finish(const json_t *result);
 int judge_speed(const json_t *result);
 int judge_doctor(const json_t *result);
 

@@ -38,6 +38,8 @@ static const struct option create_options[] = {
      "parts of the model, exchanged in turn, one a round (default 5)"},
     {"--strangers", "strangers", VALUE_FLAG, NULL,
      "let members start from weights of their own (--init-seed)"},
+    {"--loss-test", "loss_test", VALUE_FLAG, NULL,
+     "take no merge that raises the loss of a private batch (costs two forward passes a merge)"},
     {"--codec", "codec", VALUE_TEXT, "NAME",
      "how weights travel: auto (default), fp32, bf16, int8, mod4, mod3, mod2"},
     {"--alpha", "alpha", VALUE_NUMBER, "X", "outer momentum"},
@@ -53,6 +55,13 @@ static const struct option join_options[] = {
     {"--data", "data", VALUE_PATH, "PATH", "what to train on, of the kind the run asks for"},
     {"--isolated", "isolated", VALUE_FLAG, NULL, "train without ever merging, to compare"},
     {"--init-seed", "init_seed", VALUE_COUNT, "N", "start this member from other weights, to compare"},
+    {0},
+};
+
+static const struct option finish_options[] = {
+    {"--after", "after", VALUE_COUNT, "N",
+     "train for so many more rounds first (default: one for each fragment)"},
+    {"--no-wait", "wait", VALUE_FLAG_OFF, NULL, "do not wait for the end"},
     {0},
 };
 
@@ -75,6 +84,13 @@ static const struct option limit_options[] = {
 static const struct option compare_options[] = {
     {"--data", "data", VALUE_PATH, "PATH", "data whose validation part the models are measured on"},
     {"--label", "label", VALUE_TEXT, "NAME", "column of the classes in CSV (default: the last)"},
+    {0},
+};
+
+static const struct option export_options[] = {
+    {"--merge", "merge", VALUE_COUNT, "K", "the mean of K members' weights, this node's included"},
+    {"--wait", "wait_s", VALUE_COUNT, "SECONDS",
+     "with --merge: how long a member may be silent (default 30)"},
     {0},
 };
 
@@ -177,6 +193,18 @@ const struct command cli_commands[] = {
      .arguments = {RUN_ARGUMENT},
      .method = "run.resume",
      .show = show_run_changed},
+    {.name = "run finish",
+     .summary = "end a run now and wait until its members' models are one",
+     .details = "Training stops, then rounds go on that only average, until all replicas agree. The same "
+                "happens after "
+                "the\nrun's last round; only its creator ends it earlier. Ctrl-C stops the waiting, not the "
+                "finishing.",
+     .arguments = {RUN_ARGUMENT},
+     .options = finish_options,
+     .method = "run.finish",
+     .show = show_run_finished,
+     .progress = progress_finish,
+     .judge = judge_finish},
     {.name = "dht find",
      .summary = "look up the addresses of a node",
      .arguments = {ID_ARGUMENT},
@@ -226,9 +254,16 @@ const struct command cli_commands[] = {
      .show = show_checkpoint_written},
     {.name = "checkpoint export",
      .summary = "write the weights as a .safetensors file",
+     .details =
+         "With --merge the weights are fetched from other members of the run, one after the other, and\n"
+         "averaged; nothing changes in the run.  Members that do not answer are replaced by others where\n"
+         "there are any, and named; with fewer than K a warning says how many models are in the mean.\n"
+         "The file's metadata name the members and their rounds.  --merge 1 is the plain export.",
      .arguments = {RUN_ARGUMENT, {"path", "FILE", VALUE_PATH, false, false}},
+     .options = export_options,
      .method = "checkpoint.export",
-     .show = show_checkpoint_written},
+     .show = show_checkpoint_exported,
+     .progress = progress_export},
     {.name = "checkpoint verify",
      .summary = "check a model or checkpoint file (needs no daemon)",
      .arguments = {{"path", "FILE", VALUE_PATH, false, false}},

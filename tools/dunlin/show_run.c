@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tools/dunlin/command.h"
 #include "tools/dunlin/show.h"
@@ -11,8 +12,9 @@
 void show_runs_table(const json_t *runs)
 {
     struct table table;
-    table_init(&table,
-               "run|name|state|>round|partner|>members|>tokens|>tokens/s|>loss|>val loss|>merges|>skipped");
+    table_init(
+        &table,
+        "run|name|state|>round|partner|>members|>tokens|>tokens/s|>loss|>val loss|>merges|>skipped|>spread");
     for (size_t i = 0; i < json_array_size(runs); i++) {
         const json_t *run = json_array_get(runs, i);
         table_cell(&table, "%s", text_id(value_text(run, "id", NULL)).text);
@@ -27,6 +29,8 @@ void show_runs_table(const json_t *runs)
         table_cell(&table, "%s", text_fixed(value_number(run, "val_loss", NAN), 3).text);
         table_cell(&table, "%" PRIu64, value_count(run, "merges"));
         table_cell(&table, "%" PRIu64, value_count(run, "skipped"));
+        table_cell(&table, "%s",
+                   text_small(value_number(json_object_get(run, "finish"), "spread", NAN)).text);
     }
     table_finish(
         &table,
@@ -42,7 +46,10 @@ void show_run_list(const json_t *result)
 static void show_round(const json_t *run)
 {
     uint64_t total = value_count(run, "rounds_total");
-    if (total > 0)
+    if (total > 0 && value_count(run, "round") > total)
+        text_field("round", "%" PRIu64 ", %" PRIu64 " of them trained, each %s", value_count(run, "round"),
+                   total, text_seconds(value_number(run, "round_ms", NAN) / 1000).text);
+    else if (total > 0)
         text_field("round", "%" PRIu64 " of %" PRIu64 ", each %s", value_count(run, "round"), total,
                    text_seconds(value_number(run, "round_ms", NAN) / 1000).text);
     else
@@ -74,6 +81,35 @@ static void show_progress(const json_t *run)
     text_field("model", "%s parameters, %s of memory", text_count(value_number(run, "params", NAN)).text,
                text_bytes(value_number(run, "memory_bytes", NAN)).text);
     text_field(classifies ? "data" : "text", "%s", text_bytes(value_number(run, "data_bytes", NAN)).text);
+}
+
+/* "3 of at most 32 cycles, 2 of 4 members settled, spread 0.0021 (0.064 before)" */
+static void show_finish(const json_t *run)
+{
+    const json_t *finish = json_object_get(run, "finish");
+    const char *outcome = value_text(finish, "outcome", "");
+    if (!value_present(run, "finish"))
+        return;
+    const char *state = value_text(run, "state", "");
+    if (strcmp(state, "training") == 0 || strcmp(state, "paused") == 0) {
+        text_field("ends", "after round %" PRIu64 ", by its creator's word",
+                   value_count(finish, "last_round"));
+        return;
+    }
+    text_field("merging",
+               "%" PRIu64 " of at most %" PRIu64 " cycles, %" PRIu64 " of %" PRIu64 " members settled",
+               value_count(finish, "cycles"), value_count(finish, "cycles_max"),
+               value_count(finish, "settled"), value_count(finish, "members"));
+    text_field("  spread", "%s (%s before; settled below %s)",
+               text_small(value_number(finish, "spread", NAN)).text,
+               text_small(value_number(finish, "spread_before", NAN)).text,
+               text_small(value_number(finish, "tolerance", NAN)).text);
+    if (strcmp(outcome, "bound") == 0)
+        text_field("  result", "not all members agreed in time: see the spread");
+    else if (strcmp(outcome, "fetched") == 0)
+        text_field("  result", "came late: took over the merged weights of a member that had finished");
+    else if (strcmp(outcome, "merged") == 0)
+        text_field("  result", "all agree");
 }
 
 static void show_head(const json_t *run)
@@ -140,6 +176,7 @@ static void show_chain(const json_t *chain)
 void show_run(const json_t *result)
 {
     show_head(result);
+    show_finish(result);
     show_progress(result);
     show_members(json_object_get(result, "members_list"));
     show_config(json_object_get(result, "config"));
@@ -164,6 +201,42 @@ void show_run_changed(const json_t *result)
         (void)printf("Done.\n");
     if (value_present(result, "memory_bytes"))
         text_field("memory", "%s", text_bytes(value_number(result, "memory_bytes", NAN)).text);
+}
+
+void progress_finish(const json_t *result)
+{
+    const json_t *finish = json_object_get(result, "finish");
+    const char *state = value_text(result, "state", "-");
+    if (strcmp(state, "training") == 0)
+        (void)fprintf(stderr, "training: round %" PRIu64 " of %" PRIu64 "\n", value_count(result, "round"),
+                      value_count(result, "rounds_total"));
+    else
+        (void)fprintf(stderr,
+                      "%s: cycle %" PRIu64 " of at most %" PRIu64 ", %" PRIu64 " of %" PRIu64
+                      " members settled, spread %s\n",
+                      state, value_count(finish, "cycles"), value_count(finish, "cycles_max"),
+                      value_count(finish, "settled"), value_count(finish, "members"),
+                      text_small(value_number(finish, "spread", NAN)).text);
+}
+
+void show_run_finished(const json_t *result)
+{
+    const json_t *finish = json_object_get(result, "finish");
+    const char *state = value_text(result, "state", "-");
+    show_head(result);
+    if (strcmp(state, "paused") == 0)
+        text_field("note", "this node is paused and takes no part; the other members finish without it");
+    show_round(result);
+    show_finish(result);
+    if (value_present(finish, "outcome"))
+        text_field("val loss", "%s of the merged model, %s of this replica before",
+                   text_fixed(value_number(result, "val_loss", NAN), 4).text,
+                   text_fixed(value_number(finish, "val_loss_before", NAN), 4).text);
+}
+
+int judge_finish(const json_t *result)
+{
+    return strcmp(value_text(result, "state", ""), "error") == 0 ? EXIT_FAILED : EXIT_OK;
 }
 
 void show_sample(const json_t *result)

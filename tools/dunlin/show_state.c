@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "tools/dunlin/command.h"
 #include "tools/dunlin/text.h"
@@ -82,4 +83,59 @@ void show_checkpoint_written(const json_t *result)
         text_field("digest", "%s", value_text(result, "digest", "-"));
     if (json_object_size(result) == 0)
         (void)printf("Saved.\n");
+}
+
+/* On stderr, so that what is piped is the result alone.  A terminal keeps one line of it. */
+void progress_export(const json_t *result)
+{
+    bool terminal = isatty(STDERR_FILENO) != 0;
+    (void)fprintf(stderr, "%s%6.0f s  %" PRIu64 " of %" PRIu64 " models, ", terminal ? "\r\033[K" : "",
+                  value_number(result, "seconds", 0), value_count(result, "models"),
+                  value_count(result, "wanted"));
+    text_write_safe(stderr, value_text(result, "state", "waiting"), false);
+    if (value_present(result, "member"))
+        (void)fprintf(stderr, " from %s: %s of %s", text_id(value_text(result, "member", NULL)).text,
+                      text_bytes(value_number(result, "bytes", NAN)).text,
+                      text_bytes(value_number(result, "bytes_wanted", NAN)).text);
+    (void)fprintf(stderr, terminal ? "" : "\n");
+    (void)fflush(stderr);
+}
+
+static void show_merged(const json_t *result)
+{
+    const json_t *members = json_object_get(result, "members");
+    const json_t *missing = json_object_get(result, "missing");
+    struct table table;
+    text_field("models", "%" PRIu64 " in the mean", value_count(result, "models"));
+    table_init(&table, "member|>round|>distance");
+    for (size_t i = 0; i < json_array_size(members); i++) {
+        const json_t *one = json_array_get(members, i);
+        bool self = value_true(one, "self");
+        table_cell(&table, "%s%s", text_id(value_text(one, "id", NULL)).text, self ? " (this node)" : "");
+        table_cell(&table, "%" PRIu64, value_count(one, "round"));
+        table_cell(&table, "%s", text_fixed(value_number(one, "distance", NAN), 4).text);
+    }
+    (void)printf("\n");
+    table_finish(&table, "");
+    for (size_t i = 0; i < json_array_size(missing); i++) {
+        const json_t *one = json_array_get(missing, i);
+        (void)printf("%s%s ", i == 0 ? "\n" : "", text_id(value_text(one, "id", NULL)).text);
+        text_write_safe(stdout, value_text(one, "why", "was left out"), false);
+        (void)printf("\n");
+    }
+    if (value_present(result, "warning")) {
+        (void)fprintf(stderr, "dunlin: warning: ");
+        text_write_safe(stderr, value_text(result, "warning", ""), false);
+        (void)fprintf(stderr, "\n");
+    }
+}
+
+void show_checkpoint_exported(const json_t *result)
+{
+    bool merged = value_present(result, "members");
+    if (merged && isatty(STDERR_FILENO) != 0)
+        (void)fprintf(stderr, "\r\033[K");
+    show_checkpoint_written(result);
+    if (merged)
+        show_merged(result);
 }

@@ -62,6 +62,14 @@ struct text_short text_fixed(double value, int digits)
     return isfinite(value) ? short_of("%.*f", digits, value) : short_of("-");
 }
 
+struct text_short text_small(double value)
+{
+    struct text_short out = {"-"};
+    if (isfinite(value))
+        (void)snprintf(out.text, sizeof(out.text), "%.2g", value);
+    return out;
+}
+
 struct text_short text_id(const char *id)
 {
     return id == NULL || id[0] == '\0' ? short_of("-") : short_of("%.10s", id);

@@ -18,6 +18,7 @@ struct text_short text_bytes(double bytes);             /* "512 B", "3.4 MiB" */
 struct text_short text_count(double count);             /* "950", "12.3k", "4.56M" */
 struct text_short text_seconds(double seconds);         /* "0.4 s", "12 s", "3m 20s", "2h 05m", "4d 03h" */
 struct text_short text_fixed(double value, int digits); /* "1.234"; "-" for NaN */
+struct text_short text_small(double value);             /* "0.0021", "3.1e-08"; "-" for NaN */
 struct text_short text_id(const char *id);              /* the first ten characters; "-" for NULL */
 
 /* Writes text with control characters, which could steer a terminal, replaced by '?'; keeps line breaks and

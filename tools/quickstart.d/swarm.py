@@ -16,7 +16,7 @@ from nodes import Failed
 
 ROUND_MS = 2000
 LINE_SECONDS = 10  # between lines when nobody watches a terminal
-GRACE_ROUNDS = 2  # after the planned end, for members whose clocks tick later
+GRACE_ROUNDS = 30  # after the planned end, for merging the models; nobody waits once that is done
 NODES_MAX = 64
 MEBI = 2**20
 PROMPT = "The "  # of the sample at the end
