@@ -34,6 +34,7 @@
 #include "net/uv/socket.h"
 #include "net/uv/tcp.h"
 #include "net/uv/timer.h"
+#include "net/uv/turn.h"
 #include "net/uv/watch.h"
 #include "node/attempts.h"
 #include "node/blockage.h"
@@ -188,6 +189,7 @@ struct node {
 
     struct net_uv_socket *socket;
     struct net_uv_timer timer;
+    struct net_uv_turn turn; /* how long the loop was busy at a time */
     uv_signal_t signals[2];
     struct control *control;
     struct worker merge_worker;

@@ -192,6 +192,9 @@ void method_status(void *user, struct control_call *call, const struct pack_read
     reply_end(r);
     reply_store(node, r);
     reply_clock(node, r);
+    reply_map(r, "loop");
+    reply_float(r, "longest_ms", (double)net_uv_turn_longest_ns(&node->turn) / 1e6);
+    reply_end(r);
     reply_map(r, "limits");
     reply_limits(node, r);
     reply_end(r);

@@ -216,6 +216,7 @@ static void begin_end(struct node *node)
     state_close(node);
     wire_close(node);
     net_uv_timer_close(&node->timer, NULL);
+    net_uv_turn_close(&node->turn);
     for (size_t i = 0; i < 2; i++) {
         uv_close((uv_handle_t *)&node->signals[i], NULL);
         (void)signal(stop_signals[i],
@@ -228,7 +229,8 @@ static int open_loop(struct node *node, char why[NODE_ERROR_SIZE])
     (void)snprintf(why, NODE_ERROR_SIZE, "event loop cannot be set up");
     if (uv_loop_init(&node->loop) < 0)
         return ERR_IO;
-    if (net_uv_timer_init(&node->timer, &node->loop, on_timer, node) < 0)
+    if (net_uv_timer_init(&node->timer, &node->loop, on_timer, node) < 0 ||
+        net_uv_turn_init(&node->turn, &node->loop) < 0)
         return ERR_IO;
     for (size_t i = 0; i < 2; i++) {
         if (uv_signal_init(&node->loop, &node->signals[i]) < 0)

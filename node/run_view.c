@@ -336,6 +336,14 @@ static void reply_solo(struct reply *r, const struct gossip_counters *counters, 
     reply_end(r);
 }
 
+/* Where the trainer's time goes, in seconds since it began. */
+static void reply_trainer(struct reply *r, const struct run *run)
+{
+    const struct train_thread_meter *meter = run->trainer == NULL ? NULL : train_thread_meter(run->trainer);
+    reply_float(r, "steps_s", meter == NULL ? 0 : (double)atomic_load(&meter->busy_ns) / 1e9);
+    reply_float(r, "held_s", meter == NULL ? 0 : (double)atomic_load(&meter->held_ns) / 1e9);
+}
+
 /* Mean over this process's exchanges. */
 static double exchange_s(const struct gossip_counters *counters)
 {
@@ -382,6 +390,7 @@ void run_reply(struct run *run, struct reply *r)
     reply_uint(r, "members", swarm.members);
     reply_uint(r, "tokens", run_tokens(run));
     reply_float(r, "tokens_s", run->tokens_s);
+    reply_trainer(r, run);
     reply_loss(r, "train_loss", train_loss(run));
     reply_loss(r, "val_loss", run->val_loss);
     reply_loss(r, "val_loss_start", run->val_loss_start);

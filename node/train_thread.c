@@ -254,6 +254,8 @@ static void work(struct train_thread *t)
             uint64_t began_ns = clock_ns(CLOCK_MONOTONIC);
             uint64_t cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
             serve(t, &command);
+            if (command.kind == SNAPSHOT_SPAN || command.kind == APPLY_SPAN || command.kind == TRY_SPAN)
+                atomic_fetch_add(&t->meter.held_ns, clock_ns(CLOCK_MONOTONIC) - began_ns);
             if (command.kind == EVALUATE || command.kind == TRY_SPAN)
                 charge(t, began_ns, clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns);
             continue;

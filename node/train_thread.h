@@ -65,7 +65,9 @@ struct train_thread_span {
 struct train_thread_meter {
     _Atomic uint64_t steps;
     _Atomic uint64_t tokens;
-    _Atomic uint64_t busy_ns;   /* time spent in steps */
+    _Atomic uint64_t busy_ns;   /* processor time spent in steps */
+    _Atomic uint64_t held_ns;   /* time in which exchanges kept it from steps: snapshots taken, differences
+                                 * added or tried */
     _Atomic uint64_t loss_bits; /* double: running mean of the training loss, nats per byte */
 };
 

@@ -42,14 +42,17 @@ Test(run_round, a_round_follows_when_its_lane_is_free)
     cr_assert_eq(run_round_deadline_ns(&run), UINT64_MAX);
 }
 
-/* The exchange of the last round may last longer than the round: nothing follows it. */
-Test(run_round, nothing_follows_the_last)
+/* The end's turns follow the last round's as rounds do; nothing follows when all is done. */
+Test(run_round, the_end_waits_for_lanes_and_nothing_follows_it)
 {
     begin(ROUNDS);
-    set_turn(ROUNDS, TURN_EXCHANGING);
+    run.stage = RUN_FINISHING;
+    set_turn(ROUNDS - 1, TURN_EXCHANGING);
+    cr_assert_eq(run_round_deadline_ns(&run), UINT64_MAX, "the next has its lane");
+    set_turn(ROUNDS - 1, TURN_IDLE);
+    cr_assert_eq(run_round_deadline_ns(&run), BOUNDARY_NS);
+    run.stage = RUN_FINISHED;
     cr_assert_eq(run_round_deadline_ns(&run), UINT64_MAX);
-    run.config.rounds++;
-    cr_assert_eq(run_round_deadline_ns(&run), BOUNDARY_NS, "were there one more");
 }
 
 /* Two rounds behind: the next but one is taken up, whose lane is still the present one's. */

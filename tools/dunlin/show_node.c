@@ -36,6 +36,8 @@ static void show_health(const json_t *result)
                text_count(value_number(clock, "peers", NAN)).text);
     if (value_present(clock, "warning"))
         text_field("  warning", "%s", value_text(clock, "warning", "-"));
+    text_field("loop", "busy for at most %s ms at a time in the last minutes",
+               text_fixed(value_number(json_object_get(result, "loop"), "longest_ms", NAN), 1).text);
 }
 
 static void show_limits(const json_t *limits)
