@@ -130,6 +130,8 @@ def run(test, seconds):
     """Runs the test within its time limit and exits with its code."""
     signal.signal(signal.SIGALRM, on_alarm)
     signal.signal(signal.SIGTERM, on_terminate)
+    # A shell that starts us in the background has interrupts ignored, which programs we start would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.alarm(seconds)
     name = os.path.basename(sys.argv[0]).split(".")[0].replace("test_", "")
     context = Context(name, tempfile.mkdtemp(prefix="dunlin-e2e-"))

@@ -132,14 +132,7 @@ def abandon(node, run, path):
     words = [node.programs.dunlin, "-d", node.dir, "checkpoint", "export", run, path, "--merge", "3"]
     with open(path, "rb") as file:
         before = file.read()
-    # Whoever runs this in the background may have had us ignore interrupts, and children inherit that.
-    client = subprocess.Popen(
-        words,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    client = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
         expect("models, fetching" in client.stderr.readline(), "an export waits")
         done = node.run_cli("checkpoint", "export", run, path, "--merge", "3")
