@@ -20,6 +20,7 @@ from harness import SMALL, expect, expect_exit, say, wait_until
 ROUNDS = 25
 OPTIONS = SMALL + ["--round-ms", "400", "--rounds", str(ROUNDS)]
 CHECKPOINT_HEAD = 106
+LOSS_TIE = 1e-4  # nats per byte
 ALIGN = 16  # floats: where each tensor begins in a checkpoint's arrays
 
 
@@ -102,7 +103,8 @@ def check_mean(context, swarm, path):
         paths.append(write_model(name, like, values))
     losses = [one["val_loss"] for one in swarm.compare(paths + [path], context.text())["models"]]
     mean = sum(losses[:3]) / 3
-    expect(losses[3] <= mean, "loss %.4f, members %.4f on average: %r" % (losses[3], mean, losses))
+    # The members agree to 1e-5 by now, so that the losses tie: either may be ahead by what rounding makes.
+    expect(losses[3] <= mean + LOSS_TIE, "loss %.6f, members %.6f on average" % (losses[3], mean))
 
 
 def check_warning(swarm, path):

@@ -24,3 +24,12 @@ struct allocator counting_allocator_view(struct counting_allocator *counter)
 {
     return (struct allocator){.alloc = counting_alloc, .release = counting_release, .user = counter};
 }
+
+void random_order(const struct rng *rng, size_t count, size_t order[])
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t k = (size_t)rng_below(rng, i + 1);
+        order[i] = order[k];
+        order[k] = i;
+    }
+}

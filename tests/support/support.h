@@ -17,4 +17,7 @@ struct counting_allocator {
 
 struct allocator counting_allocator_view(struct counting_allocator *counter);
 
+/* Fills order [count] with 0 .. count - 1 in a random order: [2 i] and [2 i + 1] are a random matching. */
+void random_order(const struct rng *rng, size_t count, size_t order[]);
+
 #endif

@@ -10,6 +10,7 @@
 
 #include "base/rng.h"
 #include "support/glyphs.h"
+#include "support/support.h"
 #include "train/trainer.h"
 
 enum {
@@ -129,11 +130,7 @@ static void average(struct swarm *swarm, size_t a, size_t b)
 static void matching(struct swarm *swarm, const struct rng *rng, double probability)
 {
     size_t order[NODES];
-    for (size_t i = 0; i < NODES; i++) {
-        size_t k = (size_t)rng_below(rng, i + 1);
-        order[i] = order[k];
-        order[k] = i;
-    }
+    random_order(rng, NODES, order);
     for (size_t i = 0; i < NODES; i += 2)
         if ((double)rng_below(rng, 1000) < 1000 * probability)
             average(swarm, order[i], order[i + 1]);

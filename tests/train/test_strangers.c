@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "support/glyphs.h"
+#include "support/support.h"
 #include "train/trainer.h"
 
 enum { NODES = 16, ROWS = 1200, STEPS = 2, ROUNDS_MAX = 50 };
@@ -93,11 +94,7 @@ static void merge(struct swarm *swarm, size_t a, size_t b, enum rule rule)
 static void merge_all(struct swarm *swarm, const struct rng *rng, enum rule rule)
 {
     size_t order[NODES];
-    for (size_t i = 0; i < NODES; i++) {
-        size_t k = (size_t)rng_below(rng, i + 1);
-        order[i] = order[k];
-        order[k] = i;
-    }
+    random_order(rng, NODES, order);
     for (size_t i = 0; i < NODES; i += 2)
         merge(swarm, order[i], order[i + 1], rule);
 }
