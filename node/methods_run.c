@@ -395,8 +395,8 @@ void method_state_get(void *user, struct control_call *call, const struct pack_r
     control_finish(call, false);
 }
 
-/* What happens to weights that a call asked for: a sample is drawn from those in training, or the slow ones are
- * written to a file. */
+/* What happens to weights that a call asked for: a sample is drawn from those in training, or the slow ones
+ * are written to a file. */
 struct weights_job {
     struct worker_job job;
     struct node *node;

@@ -46,6 +46,7 @@ struct run_turn {
     unsigned jobs; /* on the merge worker */
     struct gossip_event outcome;
     bool has_outcome;
+    bool alone; /* no other member is there */
 
     /* What was wrong in the partner's blob, and what it found wrong in ours.  [wanted_max] each. */
     uint32_t *wanted, *repaired;

@@ -93,7 +93,7 @@ struct gossip_gate_input {
 /* Returns 0 and *scale in (0, 1], by which theirs - ours is multiplied.  ERR_STALE: rounds too far apart.
  * ERR_NOT_FINITE: norm or distance is.  ERR_REFUSED: distance beyond GOSSIP_DISTANCE_MAX of the own norm, or
  * beyond GOSSIP_REFUSE_FACTOR * max(1, missed) medians, or, without a past, beyond GOSSIP_START_FACTOR ways.
- * On any of them take the solo step and count the partner as refused.
+ * On any of them call gossip_solo_job and count the partner as refused.
  */
 MUST_USE int gossip_gate(const struct gossip_gate_input *in, float *scale);
 

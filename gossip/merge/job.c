@@ -2,6 +2,7 @@
 #include "gossip/merge/job.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "gossip/merge/stats.h"
 
@@ -247,12 +248,16 @@ int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history 
     return ERR_OK;
 }
 
-int gossip_solo_job(size_t count, const struct gossip_outer *outer, const float theta[restrict],
-                    float phi[restrict], float delta[restrict], float diff[restrict])
+int gossip_solo_job(size_t count, const struct gossip_outer *outer, uint32_t missed,
+                    const float theta[restrict], float phi[restrict], float delta[restrict],
+                    float diff[restrict])
 {
     if (!gossip_all_finite(count, theta) || !gossip_all_finite(count, phi) ||
         !gossip_all_finite(count, delta))
         return ERR_NOT_FINITE;
-    gossip_outer_step(count, outer->alpha, outer->beta, theta, theta, phi, delta, diff);
+    if (missed < GOSSIP_SOLO_AFTER)
+        memset(diff, 0, count * sizeof *diff);
+    else
+        gossip_outer_step(count, outer->alpha, outer->beta, theta, theta, phi, delta, diff);
     return ERR_OK;
 }

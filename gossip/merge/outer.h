@@ -31,10 +31,10 @@ struct gossip_outer gossip_outer_plain(void);
  * With independent random partners the second moments of what phi and delta differ from their means obey a
  * linear recursion, whose largest eigenvalue passes 1 exactly there when a share f of the exchanges fails.
  * Without failures (f = 0) it gives what was measured: 2.0 at alpha 0, 1.81 at 0.3, 1.49 at 0.5, 0.37 at 0.9;
- * a failed one is a solo step, which goes on by its momentum with nothing that pulls, so failures lower the
- * limit. tests/gossip/test_stability.c derives the recursion, compares it with swarms, and shows that all
- * that is accepted contracts.  Eq. 74 of the paper drops cross terms; at alpha = 0.9 all of its interval
- * diverges. */
+ * a failed one counts as a solo step, which goes on by its momentum with nothing that pulls, so failures
+ * lower the limit (most of them a node only waits out: gossip_solo_job).  tests/gossip/test_stability.c
+ * derives the recursion, compares it with swarms, and shows that all that is accepted contracts.  Eq. 74 of
+ * the paper drops cross terms; at alpha = 0.9 all of its interval diverges. */
 float gossip_outer_gamma_max(float alpha);
 /* ERR_INVALID: alpha outside [0, 0.6], or beta or gamma not within (0, gamma_max), or not finite; *why
  * (static text) says which: the run config is refused. */

@@ -68,6 +68,11 @@ def frozen_pairs_only(others, frozen, first, last):
     expect(longest <= DEADLINE_MS + LATE_MS, "nobody waited past the deadline of %d ms" % DEADLINE_MS)
 
 
+def is_near(frozen, others):
+    mean = sum(node.run()["val_loss"] for node in others) / len(others)
+    return abs(frozen.run()["val_loss"] - mean) <= 0.1 * mean
+
+
 def catches_up(frozen, others):
     own, ahead = frozen.run()["round"], max(node.run()["round"] for node in others)
     return own >= ahead - 2
@@ -135,10 +140,8 @@ def test(context):
         for node, run in zip(others, runs):
             node.wait_run("merges as before", 40, lambda now, run=run: now["merges"] >= run["merges"] + 3)
         # Losses are measured every few rounds: wait for one that is newer than the thaw.
-        own = frozen.wait_run("trains on", 40, lambda run: run["round"] >= runs[0]["round"] + 15)
-        mean = sum(node.run()["val_loss"] for node in others) / 3
-        near = abs(own["val_loss"] - mean) <= 0.1 * mean
-        expect(near, "its validation loss %.3f is near the others' %.3f" % (own["val_loss"], mean))
+        frozen.wait_run("trains on", 40, lambda run: run["round"] >= runs[0]["round"] + 15)
+        wait_until("its validation loss is near the others'", 40, lambda: is_near(frozen, others), every=0.5)
 
         # A stop of a few rounds, too short for fetching a state: the node must take up the others' count, or
         # it is refused as stale for ever after.

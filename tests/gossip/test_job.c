@@ -264,7 +264,8 @@ Test(job, errors_change_nothing)
     in = input(&a, &b);
     a.phi[LEN - 1] = INFINITY;
     refuse(&in, ERR_NOT_FINITE);
-    cr_assert_eq(gossip_solo_job(LEN, &in.outer, a.theta, a.phi, a.delta, a.diff), ERR_NOT_FINITE);
+    cr_assert_eq(gossip_solo_job(LEN, &in.outer, GOSSIP_SOLO_AFTER, a.theta, a.phi, a.delta, a.diff),
+                 ERR_NOT_FINITE);
 }
 
 /* A sign-flipped partner at the first meeting, which the size of the weights does not tell from a right one:
@@ -403,8 +404,33 @@ Test(job, solo_step_is_the_pair_step_with_oneself)
     twin = a;
     struct gossip_merge_input in = input(&a, &a);
     cr_assert_eq(gossip_merge_job(&in, &a.history, a.phi, a.delta, a.diff, &report), 0);
-    cr_assert_eq(gossip_solo_job(LEN, &outer, twin.theta, twin.phi, twin.delta, twin.diff), 0);
+    cr_assert_eq(gossip_solo_job(LEN, &outer, GOSSIP_SOLO_AFTER, twin.theta, twin.phi, twin.delta, twin.diff),
+                 0);
     cr_assert_eq(memcmp(a.phi, twin.phi, sizeof a.phi), 0);
     cr_assert_eq(memcmp(a.delta, twin.delta, sizeof a.delta), 0);
     cr_assert_eq(memcmp(a.diff, twin.diff, sizeof a.diff), 0);
+}
+
+Test(job, a_node_waits_for_its_next_merge_before_it_steps_alone)
+{
+    static struct side before;
+    struct gossip_outer outer = gossip_outer_default();
+    start(12, GOSSIP_CODEC_INT8, GOSSIP_CODEC_INT8);
+    before = a;
+    for (uint32_t missed = 1; missed < GOSSIP_SOLO_AFTER; missed++) {
+        memset(a.diff, 0x55, sizeof a.diff);
+        cr_assert_eq(gossip_solo_job(LEN, &outer, missed, a.theta, a.phi, a.delta, a.diff), 0);
+        cr_assert_eq(memcmp(a.phi, before.phi, sizeof a.phi), 0);
+        cr_assert_eq(memcmp(a.delta, before.delta, sizeof a.delta), 0);
+        for (size_t i = 0; i < LEN; i++)
+            cr_assert_eq(a.diff[i], 0.0f);
+    }
+    for (uint32_t missed = GOSSIP_SOLO_AFTER; missed <= GOSSIP_MISSED_MAX; missed++) {
+        cr_assert_eq(gossip_solo_job(LEN, &outer, missed, a.theta, a.phi, a.delta, a.diff), 0);
+        cr_assert_neq(memcmp(a.phi, before.phi, sizeof a.phi), 0);
+        cr_assert_eq(a.diff[0], a.phi[0] - a.theta[0]);
+        before = a;
+    }
+    a.theta[LEN / 2] = NAN; /* seen while waiting, too */
+    cr_assert_eq(gossip_solo_job(LEN, &outer, 1, a.theta, a.phi, a.delta, a.diff), ERR_NOT_FINITE);
 }

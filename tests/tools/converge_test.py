@@ -36,7 +36,8 @@ row = dict(method=method, codec=codec, nodes=int(get("--nodes", 8)), seed=int(ge
            rate=float(get("--rate", 1e-3)), steps=steps, batch=4, context=128, accuracy=0.5,
            model="mlp" if "--rows" in words else "transformer",
            ppl_mean=None if get("--gates", "on") == "off" and "--attack" in words else 4.5, ppl_merged=4.4,
-           ppl_worst=4.6, spread=0.01, bytes_per_node_round=100.0 * size, bytes_per_node=5e3 * size,
+           ppl_worst=4.6, ppl_training=4.5, spread=0.01,
+           bytes_per_node_round=100.0 * size, bytes_per_node=5e3 * size,
            rounds=200, merges=1, corrected=0, blocks=10, resent=1, parameters=525568, seconds=0.01 * steps,
            curve=[[1, 2.0]], crossings=[dict(loss=2.5, cycle=1.5), dict(loss=2.2, cycle=None)])
 print(json.dumps(row))

@@ -130,7 +130,8 @@ struct converge_point {
 };
 
 struct converge_result {
-    double ppl_mean, ppl_worst; /* over honest live nodes; perplexity per byte */
+    double ppl_mean, ppl_worst; /* over honest live nodes; perplexity per byte.  In pairs: of slow weights */
+    double ppl_training;        /* mean with the weights in training: the steps since the last exchange too */
     double ppl_merged;          /* of their exact mean weights */
     double ppl_finish;          /* of a node after the final merge by pairs; 0: method has none */
     double accuracy;            /* mean over nodes, of rows; 0 for text */

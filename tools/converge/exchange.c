@@ -67,9 +67,10 @@ void exchange_forget(const struct exchange_model *model, struct exchange_memory 
 int exchange_solo(const struct exchange_rule *rule, struct exchange_side *side)
 {
     size_t at = fragment_of(rule)->offset;
-    gossip_history_round(&side->memory->history[rule->fragment], false);
-    return gossip_solo_job(fragment_of(rule)->count, &rule->outer, side->theta + at, side->phi + at,
-                           side->delta + at, side->diff + at);
+    struct gossip_history *history = &side->memory->history[rule->fragment];
+    gossip_history_round(history, false);
+    return gossip_solo_job(fragment_of(rule)->count, &rule->outer, history->missed, side->theta + at,
+                           side->phi + at, side->delta + at, side->diff + at);
 }
 
 /* Without gates nobody looks at the numbers, the sender's own included. */

@@ -40,6 +40,13 @@ static void full_job(struct swarm *swarm, size_t member, size_t index)
         node->loss = measure_loss(swarm, member, index, swarm_params(node), swarm->config->windows);
 }
 
+static void slow_job(struct swarm *swarm, size_t member, size_t index)
+{
+    struct swarm_node *node = &swarm->nodes[index];
+    if (swarm_counts(node))
+        node->loss = measure_loss(swarm, member, index, node->phi, swarm->config->windows);
+}
+
 static void curve_job(struct swarm *swarm, size_t member, size_t index)
 {
     struct swarm_node *node = &swarm->nodes[index];
@@ -81,11 +88,12 @@ double measure_spread(struct swarm *swarm)
     return isfinite(spread) ? spread : INFINITY;
 }
 
-void measure_final(struct swarm *swarm, struct converge_result *result)
+/* Over honest live nodes, with each node's own weights: slow ones, or those in training. */
+static void measure_replicas(struct swarm *swarm, bool slow, struct converge_result *result)
 {
     size_t count = 0;
     result->ppl_mean = result->ppl_worst = result->accuracy = 0;
-    swarm_each(swarm, swarm->config->nodes, full_job);
+    swarm_each(swarm, swarm->config->nodes, slow ? slow_job : full_job);
     for (size_t i = 0; i < swarm->config->nodes; i++) {
         if (!swarm_counts(&swarm->nodes[i]))
             continue;
@@ -97,6 +105,15 @@ void measure_final(struct swarm *swarm, struct converge_result *result)
     }
     result->ppl_mean /= (double)count;
     result->accuracy /= (double)count;
+}
+
+void measure_final(struct swarm *swarm, struct converge_result *result)
+{
+    bool paired = swarm->config->method == CONVERGE_NOLOCO || swarm->config->method == CONVERGE_PAIR;
+    measure_replicas(swarm, false, result);
+    result->ppl_training = result->ppl_mean;
+    if (paired)
+        measure_replicas(swarm, true, result);
     result->spread = measure_spread(swarm);
     result->ppl_merged = exp(measure_loss(swarm, 0, 0, swarm->mean, swarm->config->windows));
 }

@@ -84,6 +84,7 @@ void converge_print(FILE *to, const struct converge_config *config, const struct
     number(to, "ppl_mean", r->ppl_mean);
     number(to, "ppl_merged", r->ppl_merged);
     number(to, "ppl_worst", r->ppl_worst);
+    number(to, "ppl_training", r->ppl_training);
     number(to, "accuracy", r->accuracy);
     number(to, "spread", r->spread);
     number(to, "bytes_per_node_round", r->bytes_per_node_round);

@@ -130,7 +130,7 @@ def line(rows, group, label, settings):
         goal += f", {RATIOS[label]:g}x"
     resent = mean_of([100 * row["resent"] / row["blocks"] for row in same if row["blocks"]])
     cells = [label, str(len(same)), shown_ppl(same, "ppl_mean"), shown_gap(gaps[0]),
-             shown_ppl(same, "ppl_merged"), shown_gap(gaps[1]),
+             shown_ppl(same, "ppl_training"), shown_ppl(same, "ppl_merged"), shown_gap(gaps[1]),
              shown(mean_of([row["spread"] for row in same]), "{:.1e}"),
              f"{statistics.fmean(row['bytes_per_node_round'] for row in same):,.0f}",
              shown(ratio, "{:.2f}x"), shown(resent, "{:.1f} %"),
@@ -138,8 +138,8 @@ def line(rows, group, label, settings):
     return "| " + " | ".join(cells) + " |"
 
 
-HEAD = ("| | seeds | ppl of replicas | gap | ppl merged | gap | spread | bytes/node/round | fewer bytes | "
-        "resent | s/cycle at 50 Mbit/s, 40 ms | target | met |")
+HEAD = ("| | seeds | ppl of replicas | gap | in training | ppl merged | gap | spread | bytes/node/round | "
+        "fewer bytes | resent | s/cycle at 50 Mbit/s, 40 ms | target | met |")
 COMPARED = {
     "methods": "Gaps against exact all-reduce DiLoCo (heavy ball 0.3 / 0.7), same h and learning rate.",
     "codecs": "Gaps and bytes against the same exchange in fp32; resends are counted.",
@@ -194,7 +194,7 @@ def markdown(all_rows, settings, corpus):
     for group in ("tune", "methods", "codecs", "variants", "faults", "attacks", "scale"):
         labels = rows.labels(group)
         if labels:
-            out += ["", f"### {group}", "", COMPARED[group], "", HEAD, "|---" * 13 + "|"]
+            out += ["", f"### {group}", "", COMPARED[group], "", HEAD, "|---" * 14 + "|"]
             out += [line(rows, group, label, settings) for label in labels]
     for group in STARTS:
         if rows.labels(group):

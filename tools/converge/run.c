@@ -32,7 +32,7 @@ static int run_sync(struct swarm *swarm, struct converge_result *result, char wh
             done = sync_run(swarm, &state, c->rate, warm, c->steps);
         if (done == 0)
             result->ppl_mean = exp(measure_loss(swarm, 0, 0, state.params, c->windows));
-        result->ppl_merged = result->ppl_worst = result->ppl_mean;
+        result->ppl_training = result->ppl_merged = result->ppl_worst = result->ppl_mean;
         result->rounds = c->steps;
         result->bytes_per_value = 2.0 * (c->nodes - 1) / c->nodes * sizeof(float);
         result->bytes_per_node_round = result->bytes_per_value * (double)floats;

@@ -108,7 +108,7 @@ void attack_learn(struct swarm *swarm, size_t index, size_t fragment, const stru
 /* measure.c: mean loss of weights on `windows` held-out windows evenly spread, or on the validation rows;
  * infinite when not finite.  `index` is a node that no other member is working on. */
 double measure_loss(struct swarm *swarm, size_t member, size_t index, const float params[], uint32_t windows);
-/* Fills perplexities and spread from the nodes' present weights. */
+/* Fills perplexities and spread. */
 void measure_final(struct swarm *swarm, struct converge_result *result);
 /* Mean loss over counted nodes, for the curve. */
 double measure_curve(struct swarm *swarm);
