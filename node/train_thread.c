@@ -11,6 +11,7 @@
 
 #include "gossip/merge/gate.h"
 #include "net/uv/channel.h"
+#include "train/pool.h"
 
 enum { NOT_FINITE_MAX = 20, TRAINING_NICE = 5 };
 
@@ -299,6 +300,7 @@ static void *thread_main(void *arg)
     /* Its threads inherit this: training yields to the loop, whose answers partners wait for, and to whatever
      * else the machine's owner is doing.  Where it is refused, training merely does not yield. */
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), TRAINING_NICE);
+    train_flush_tiny();
     int result = run_trainer_open(&t->own, &t->config.run, t->config.data, &t->config.node, t->config.secret,
                                   thread_count(t->config.threads), why);
     if (result < 0) {

@@ -4,6 +4,9 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
 struct member {
     struct train_pool *pool;
@@ -75,6 +78,14 @@ static void dismantle(struct train_pool *pool, size_t started)
     pthread_mutex_destroy(&pool->lock);
     struct allocator allocator = pool->allocator;
     allocator_release(&allocator, pool);
+}
+
+void train_flush_tiny(void)
+{
+#ifdef __SSE2__
+    enum { FLUSH_RESULTS = 0x8000, FLUSH_OPERANDS = 0x0040 }; /* of the control word, Intel SDM 1, 10.2.3 */
+    _mm_setcsr(_mm_getcsr() | FLUSH_RESULTS | FLUSH_OPERANDS);
+#endif
 }
 
 size_t train_pool_bytes(void)

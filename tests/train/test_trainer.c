@@ -481,3 +481,36 @@ Test(pool, nobody_passes_a_barrier_early)
     }
     train_pool_destroy(NULL);
 }
+
+struct tiny {
+    volatile float a, b;
+    float product[3];
+};
+
+static void multiply(struct train_pool *pool, size_t member, void *user)
+{
+    struct tiny *tiny = user;
+    (void)pool;
+    tiny->product[member] = tiny->a * tiny->b;
+}
+
+Test(pool, tiny_numbers_are_zero_for_all_members_where_the_processor_can)
+{
+    struct allocator system = allocator_system();
+    struct tiny tiny = {.a = 1e-20f, .b = 1e-20f};
+    for (int flush = 0; flush < 2; flush++) {
+        struct train_pool *pool;
+        if (flush)
+            train_flush_tiny();
+        cr_assert_eq(train_pool_create(3, &system, &pool), 0);
+        train_pool_run(pool, multiply, &tiny);
+        train_pool_destroy(pool);
+        for (size_t i = 0; i < 3; i++) {
+#ifdef __SSE2__
+            cr_expect_eq(tiny.product[i] == 0, flush == 1, "member %zu: %g", i, (double)tiny.product[i]);
+#else
+            cr_expect_leq(tiny.product[i], 1.1e-40f);
+#endif
+        }
+    }
+}

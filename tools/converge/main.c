@@ -7,6 +7,7 @@
 
 #include "gossip/codec.h"
 #include "tools/converge/converge.h"
+#include "train/pool.h"
 
 static const char help[] =
     "usage: bench_converge --text PATH --held FILE [OPTIONS]\n"
@@ -285,6 +286,7 @@ int main(int argc, char **argv)
     struct converge_config config = converge_config_default();
     struct converge_result result;
     parse(&config, argc, argv);
+    train_flush_tiny(); /* as in a node; weights that hostile nodes ruin end there */
     if (converge_config_check(&config, why) < 0) {
         fprintf(stderr, "bench_converge: %s\n", why);
         return 2;
