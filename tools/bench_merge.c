@@ -25,7 +25,15 @@
 #include "gossip/merge/stats.h"
 #include "gossip/merge/stream.h"
 
-enum { ARRAYS = 7, MILLIONS_MAX = 4000, ROUNDS_MAX = 99, ROWS_MAX = 40, SMALL = 65536, BLOCK = 4096 };
+enum {
+    ARRAYS = 7,
+    MILLIONS_MAX = 4000,
+    ROUNDS_MAX = 99,
+    ROWS_MAX = 40,
+    SMALL = 65536,
+    BLOCK = 4096,
+    AHEAD = 512
+};
 struct bench {
     size_t n;             /* parameters; a multiple of SMALL */
     float *array[ARRAYS]; /* [n] each; a row reads the first ones, updates the next, writes those after */
@@ -84,6 +92,8 @@ static inline __attribute__((always_inline)) void touch(struct bench *b, size_t 
     wide all = {1e-30f};
     for (size_t i = 0; i < b->n; i += 16) {
         wide sum = all;
+        for (size_t k = 0; k < reads + updates; k++)
+            __builtin_prefetch(p[k] + i + AHEAD);
         for (size_t k = 0; k < reads; k++)
             sum += *(const wide *)(p[k] + i);
         for (size_t k = reads; k < reads + updates; k++)

@@ -33,6 +33,8 @@ INLINED void average_pair(size_t n, bool corrected, float mean, float factor, co
     }
     size_t whole = n - n % STREAM_PIECE;
     for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        stream_ahead(a + i);
+        stream_ahead(b + i);
         average_values(STREAM_PIECE, corrected, mean, factor, a + i, b + i, piece);
         stream_out(STREAM_PIECE, piece, out + i);
     }
@@ -97,6 +99,8 @@ static void average_range(size_t n, size_t start, bool stream, size_t count, con
     float piece[STREAM_PIECE];
     size_t whole = n - n % STREAM_PIECE;
     for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        for (size_t k = 0; k < count; k++)
+            stream_ahead(models[k] + start + i);
         sum_all(STREAM_PIECE, count, start + i, models, piece);
         for (size_t k = 0; k < STREAM_PIECE; k++)
             piece[k] *= share;
@@ -117,12 +121,23 @@ void gossip_average_many(size_t n, size_t count, const float *const models[], fl
     stream_end();
 }
 
+INLINED void add_values(size_t n, float share, const float *restrict model, float *restrict mean)
+{
+    for (size_t i = 0; i < n; i++)
+        mean[i] += share * (model[i] - mean[i]);
+}
+
 GOSSIP_CLONES
 void gossip_average_add(size_t n, size_t seen, const float model[restrict], float mean[restrict])
 {
     float share = 1.0f / (float)(seen + 1);
-    for (size_t i = 0; i < n; i++)
-        mean[i] += share * (model[i] - mean[i]);
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        stream_ahead(model + i);
+        stream_ahead(mean + i);
+        add_values(STREAM_PIECE, share, model + i, mean + i);
+    }
+    add_values(n - whole, share, model + whole, mean + whole);
 }
 
 void gossip_average_corrected(size_t n, enum gossip_tensor_kind kind, const float x[restrict],

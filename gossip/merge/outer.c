@@ -77,6 +77,19 @@ INLINED void target_values(size_t n, float weight, const float *theta, const flo
         tbar[i] = theta[i] + weight * (theirs[i] - ours[i]);
 }
 
+INLINED void general_values(size_t n, const struct gossip_outer *config, const float *restrict tbar,
+                            const float *restrict pbar, float *restrict phi, float *restrict delta)
+{
+    float alpha = config->alpha;
+    float beta = config->beta;
+    float gamma = config->gamma;
+    for (size_t i = 0; i < n; i++) {
+        float step = alpha * delta[i] + beta * (tbar[i] - pbar[i]) - gamma * (phi[i] - pbar[i]);
+        delta[i] = step;
+        phi[i] = phi[i] + step;
+    }
+}
+
 GOSSIP_CLONES
 void gossip_outer_step(size_t n, float alpha, float beta, const float *tbar, const float *theta,
                        float *restrict phi, float *restrict delta, float *restrict diff)
@@ -120,14 +133,15 @@ GOSSIP_CLONES
 void gossip_outer_step_general(size_t n, const struct gossip_outer *config, const float tbar[restrict],
                                const float pbar[restrict], float phi[restrict], float delta[restrict])
 {
-    float alpha = config->alpha;
-    float beta = config->beta;
-    float gamma = config->gamma;
-    for (size_t i = 0; i < n; i++) {
-        float step = alpha * delta[i] + beta * (tbar[i] - pbar[i]) - gamma * (phi[i] - pbar[i]);
-        delta[i] = step;
-        phi[i] = phi[i] + step;
+    size_t whole = n - n % STREAM_PIECE;
+    for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        stream_ahead(tbar + i);
+        stream_ahead(pbar + i);
+        stream_ahead(phi + i);
+        stream_ahead(delta + i);
+        general_values(STREAM_PIECE, config, tbar + i, pbar + i, phi + i, delta + i);
     }
+    general_values(n - whole, config, tbar + whole, pbar + whole, phi + whole, delta + whole);
 }
 
 GOSSIP_CLONES
@@ -141,6 +155,9 @@ void gossip_pair_target(size_t n, float weight, const float theta[restrict], con
     }
     size_t whole = n - n % STREAM_PIECE;
     for (size_t i = 0; i < whole; i += STREAM_PIECE) {
+        stream_ahead(theta + i);
+        stream_ahead(ours + i);
+        stream_ahead(theirs + i);
         target_values(STREAM_PIECE, weight, theta + i, ours + i, theirs + i, piece);
         stream_out(STREAM_PIECE, piece, tbar + i);
     }

@@ -17,9 +17,18 @@
 #endif
 
 enum {
-    STREAM_MIN = 1 << 20, /* values: arrays below 4 MiB are stored as usual */
+    STREAM_MIN = 1 << 16, /* values: arrays below 256 KiB are stored as usual */
     STREAM_PIECE = 64,    /* values computed before they are stored */
+    STREAM_AHEAD = 512,   /* values: how far ahead stream_ahead looks */
+    STREAM_LINE = 16,     /* values in a cache line */
 };
+
+/* Asks for the piece of an array that comes STREAM_AHEAD values later; past its end that does no harm. */
+static inline __attribute__((always_inline)) void stream_ahead(const float *at)
+{
+    for (size_t i = 0; i < STREAM_PIECE; i += STREAM_LINE)
+        __builtin_prefetch(at + STREAM_AHEAD + i);
+}
 
 /* to <- from, n values; to need not be aligned. */
 static inline __attribute__((always_inline)) void stream_out(size_t n, const float *restrict from,
