@@ -9,10 +9,10 @@
 static const uint64_t millisecond_ns = UINT64_C(1000000);
 static const uint64_t stall_ns = UINT64_C(50000000); /* a tick this late means that our own thread was busy */
 
-/* Bodies.  PROBE: {1: sequence, 2: address it goes to, 3: sender wants a route}.  PROBE_ANSWER: {1: sequence,
- * 2: address the probe came from}.  Both addresses are of one family, so an answer is never the larger one;
- * over a relay or a TCP link it repeats the probe's for the same reason. */
-enum { KEY_SEQUENCE = 1, KEY_ADDR = 2, KEY_WANTED = 3, BODY_TOKENS = 32 };
+/* Bodies.  PROBE: {1: sequence, 2: address it goes to, 3: sender wants a route, 4: this way is ageing}.
+ * PROBE_ANSWER: {1: sequence, 2: address the probe came from}.  Both addresses are of one family, so an
+ * answer is never the larger one; over a relay or a TCP link it repeats the probe's for the same reason. */
+enum { KEY_SEQUENCE = 1, KEY_ADDR = 2, KEY_WANTED = 3, KEY_AGEING = 4, BODY_TOKENS = 32 };
 
 /* ---- life ---- */
 
@@ -259,6 +259,7 @@ struct probe_body {
     uint32_t sequence;
     struct net_addr addr;
     bool wanted;
+    bool ageing;
 };
 
 static int read_body(const struct net_message *message, struct probe_body *body)
@@ -278,6 +279,9 @@ static int read_body(const struct net_message *message, struct probe_body *body)
             break;
         case KEY_WANTED:
             body->wanted = pack_read_bool(&r);
+            break;
+        case KEY_AGEING:
+            body->ageing = pack_read_bool(&r);
             break;
         default:
             pack_skip(&r);
@@ -318,6 +322,7 @@ static int recv_probe(struct nat_path *path, uint64_t now_ns, const struct net_m
         if (body->wanted)
             peer->interest_ns = now_ns;
         path_heard_from(path, now_ns, peer, &message->addr);
+        path_told_age(peer, now_ns, &message->addr, body->ageing);
         path_step(path, now_ns, peer);
     }
     size_t at = ring_push(&path->answer_ring);
@@ -474,16 +479,18 @@ bool nat_path_poll_event(struct nat_path *path, struct nat_path_event *out)
 }
 
 static void write_body(struct net_message *out, uint32_t sequence, const struct net_addr *addr,
-                       const bool *wanted)
+                       const bool *wanted, bool ageing)
 {
     uint8_t wire[NET_ADDR_WIRE_MAX];
     size_t len = net_addr_encode(addr, wire);
     struct pack_writer w = pack_writer_of(out->body, sizeof out->body);
-    pack_map(&w, wanted != NULL ? 3 : 2);
+    pack_map(&w, 2 + (size_t)(wanted != NULL) + (size_t)ageing);
     pack_key_uint(&w, KEY_SEQUENCE, sequence);
     pack_key_bin(&w, KEY_ADDR, bytes_of(wire, len));
     if (wanted != NULL)
         pack_key_bool(&w, KEY_WANTED, *wanted);
+    if (ageing)
+        pack_key_bool(&w, KEY_AGEING, true);
     out->body_len = pack_writer_len(&w);
     ASSERT(out->body_len > 0);
 }
@@ -499,7 +506,7 @@ static bool next_answer(struct nat_path *path, struct net_message *out)
     out->peer = answer->peer;
     out->addr = answer->addr;
     out->kind = NET_KIND_PROBE_ANSWER;
-    write_body(out, answer->sequence, &answer->seen, NULL);
+    write_body(out, answer->sequence, &answer->seen, NULL, false);
     return true;
 }
 
@@ -515,7 +522,7 @@ static bool next_probe(struct nat_path *path, uint64_t now_ns, struct path_peer 
         out->peer = peer->id;
         out->addr = at->addr;
         out->kind = NET_KIND_PROBE;
-        write_body(out, sequence, &at->addr, &peer->wanted);
+        write_body(out, sequence, &at->addr, &peer->wanted, now_ns >= path_ageing_at(peer, at));
         path_plan(path, now_ns, peer);
         return true;
     }

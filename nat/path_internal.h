@@ -29,11 +29,12 @@ struct path_candidate {
     uint8_t ageing;         /* enum path_ageing */
     uint8_t good_intervals; /* idle ones survived since the interval last grew */
     bool used;
-    bool offered;   /* by the caller; else learnt from a datagram's source */
-    bool authentic; /* an authentic datagram came from here */
-    bool proven;    /* answered a probe at some time */
-    bool probe_due; /* waits in poll_send */
-    uint16_t chain; /* next in the address chain: peer slot * 12 + candidate */
+    bool offered;     /* by the caller; else learnt from a datagram's source */
+    bool authentic;   /* an authentic datagram came from here */
+    bool proven;      /* answered a probe at some time */
+    bool probe_due;   /* waits in poll_send */
+    bool told_ageing; /* the peer says that its NAT is about to end the mapping */
+    uint16_t chain;   /* next in the address chain: peer slot * 12 + candidate */
     uint32_t next_sequence;
     uint32_t settled;                /* newest answered sequence; all above are unanswered */
     uint32_t answers;                /* in a row */
@@ -252,6 +253,8 @@ uint16_t path_second(const struct path_peer *peer);
 void path_tell(struct nat_path *path, struct path_peer *peer);
 /* Runs what is due for the peer; it may be gone afterwards. */
 void path_step(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
+/* What the peer's probe by this address said of its mapping. */
+void path_told_age(struct path_peer *peer, uint64_t now_ns, const struct net_addr *addr, bool ageing);
 /* Makes the route in use suspect, if there is one. */
 void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 /* Recomputes when the peer needs path_step next, and lowers the core's deadline. */

@@ -162,6 +162,7 @@ void path_born(const struct nat_path *path, struct path_candidate *candidate, ui
     candidate->good_ns = 0;
     candidate->good_intervals = 0;
     candidate->ageing = PATH_YOUNG;
+    candidate->told_ageing = false;
 }
 
 void path_retry(struct nat_path *path, struct path_candidate *candidate, uint64_t now_ns)

@@ -81,7 +81,17 @@ static uint64_t score_ns(const struct path_candidate *candidate)
 
 static bool is_ageing(const struct path_peer *peer, uint64_t now_ns, const struct path_candidate *candidate)
 {
-    return now_ns >= path_ageing_at(peer, candidate);
+    return candidate->told_ageing || now_ns >= path_ageing_at(peer, candidate);
+}
+
+void path_told_age(struct path_peer *peer, uint64_t now_ns, const struct net_addr *addr, bool ageing)
+{
+    struct path_candidate *candidate = path_candidate_at(peer, addr);
+    if (candidate == NULL)
+        return;
+    if (ageing && !candidate->told_ageing && candidate->state == NAT_ACTIVE)
+        path_probe_standbys(peer, now_ns); /* one of them may do */
+    candidate->told_ageing = ageing;
 }
 
 /* The active route's mapping is about to end and the candidate's is not. */
@@ -371,6 +381,7 @@ static void step_ageing(struct nat_path *path, uint64_t now_ns, struct path_peer
     if (active->ageing != PATH_YOUNG || now_ns < path_ageing_at(peer, active))
         return;
     active->ageing = PATH_AGEING_DUE;
+    path_probe_by(active, now_ns);     /* tells the peer */
     path_probe_standbys(peer, now_ns); /* one of them may do */
     path_tell(path, peer);
 }

@@ -273,7 +273,7 @@ Test(path_routes, a_closed_link_is_left_at_once)
 
 /* ---- mappings that end at some age ---- */
 
-static uint64_t mapping_life_ns;
+static uint64_t mapping_life_ns, punched_ns = MS(10);
 static int punched;
 
 /* What nat/punch would do: both open fresh sockets and the hole stands a second later. */
@@ -286,7 +286,7 @@ static void punch_again(struct path_net *n, int node, const struct nat_path_even
     punched++;
     (void)snprintf(a, sizeof a, "192.0.2.1:%d#%x", 1000 + punched, 0x100 + punched);
     (void)snprintf(b, sizeof b, "198.51.100.1:%d#%x", 2000 + punched, 0x200 + punched);
-    struct link *link = net_link(n, 0, a, 1, b, MS(10));
+    struct link *link = net_link(n, 0, a, 1, b, punched_ns);
     link->life_ns = mapping_life_ns;
     net_offer(n, 1, 0, a, NAT_ROUTE_PUNCHED);
     net_offer(n, 0, 1, b, NAT_ROUTE_PUNCHED);
@@ -322,6 +322,29 @@ Test(path_routes, an_ageing_route_is_replaced_before_it_ends)
     cr_expect_geq(net.nodes[0].gone_count, 2, "the old sockets are given back: %d", net.nodes[0].gone_count);
     cr_expect_eq(net.nodes[0].gone[0], 0x201);
     cr_expect_eq(net.nodes[1].gone[0], 0x101);
+    net_close(&net);
+}
+
+/* The NAT of node 0 ends mappings, and only node 0 knows.  Every way is slower than the one before, so that
+ * node 1 has no reason of its own to leave it. */
+Test(path_routes, a_peer_leaves_a_route_that_the_other_end_calls_ageing)
+{
+    two_nodes();
+    punched = 0;
+    mapping_life_ns = S(40);
+    net.listener = punch_again;
+    relay_link(MS(90));
+    direct_link(MS(10))->life_ns = mapping_life_ns;
+    cr_expect_eq(nat_path_set_life(net.nodes[0].path, net.now_ns, &net.nodes[1].id, S(40)), ERR_OK);
+    for (int i = 0; i < 6; i++) {
+        punched_ns = MS(20) + MS(10) * (uint64_t)i;
+        net_transfer(&net, 0, 1, S(12));
+        net_transfer(&net, 1, 0, S(12));
+    }
+    cr_expect(punched >= 4 && punched <= 6, "%d", punched);
+    for (int i = 0; i < 2; i++)
+        cr_expect_eq(nat_path_stats(net.nodes[i].path).deaths, 0, "none was in use when it ended");
+    punched_ns = MS(10);
     net_close(&net);
 }
 
