@@ -184,8 +184,9 @@ void nat_path_moved(struct nat_path *path, uint64_t now_ns);
 MUST_USE int nat_path_punch(struct nat_path *path, uint64_t now_ns, const struct id *peer);
 /* A mapping of our own NAT ends at this age even when used (nat/reach found it); 0: none known.  Routes by
  * the main socket are ageing from the first, since its mapping is older than they.  Without it, two punched
- * routes that died in use at about the same age set it. ERR_NOT_FOUND: no such peer.  ERR_INVALID: neither 0
- * nor 5 s to 7 days. */
+ * routes that died in use at about the same age set it.  Probes tell the peer which ways are ageing, so that
+ * it leaves them too: set it on the side whose NAT it is.  ERR_NOT_FOUND: no such peer.  ERR_INVALID: neither
+ * 0 nor 5 s to 7 days. */
 MUST_USE int nat_path_set_life(struct nat_path *path, uint64_t now_ns, const struct id *peer,
                                uint64_t life_ns);
 /* The longest idle probe interval that this network's NATs bear, learnt from routes that died idle; 0: none
