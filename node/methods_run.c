@@ -395,12 +395,10 @@ void method_state_get(void *user, struct control_call *call, const struct pack_r
     control_finish(call, false);
 }
 
-/* What happens to weights that a call asked for: a sample is drawn from those in training, or the slow ones
- * are written to a file. */
+/* What happens to a snapshot that a call asked for: a sample is drawn from it, or it is written to a file. */
 struct weights_job {
     struct worker_job job;
     struct node *node;
-    struct run *run; /* while the merge worker copies its slow weights */
     struct control_ref call;
     struct train_layout layout;
     float *params;
@@ -424,15 +422,6 @@ static void free_weights(struct weights_job *job)
     free(job->params);
     free(job->text);
     free(job);
-}
-
-static void fail_weights(struct weights_job *job, int error, const char *why)
-{
-    struct node *node = job->node;
-    struct control_call *call = node->control == NULL ? NULL : control_resolve(node->control, job->call);
-    if (call != NULL)
-        control_fail(call, error, "%s", why);
-    free_weights(job);
 }
 
 int method_export_file(const struct train_layout *layout, const char *merged, const float params[],
@@ -521,10 +510,12 @@ void methods_snapshot(struct node *node, const struct train_thread_event *event)
     ASSERT(job->params == event->array);
     if (!event->refused && worker_submit(&node->disk_worker, &job->job) == ERR_OK)
         return;
-    if (event->refused)
-        fail_weights(job, ERR_STATE, "the run has ended or failed meanwhile");
-    else
-        fail_weights(job, ERR_BUSY, "the disk worker is busy: try again");
+    struct control_call *call = node->control == NULL ? NULL : control_resolve(node->control, job->call);
+    if (call != NULL && event->refused)
+        control_fail(call, ERR_STATE, "the run has ended or failed meanwhile");
+    else if (call != NULL)
+        control_fail(call, ERR_BUSY, "the disk worker is busy: try again");
+    free_weights(job);
 }
 
 static struct weights_job *new_weights_job(struct run *run, struct control_call *call)
@@ -560,35 +551,6 @@ static struct weights_job *new_weights_job(struct run *run, struct control_call 
     job->layout = run->layout;
     job->round = run->round;
     return job;
-}
-
-static void copy_slow(struct worker_job *base)
-{
-    struct weights_job *job = (struct weights_job *)(void *)base;
-    memcpy(job->params, job->run->phi, job->layout.arena_floats * sizeof(float));
-}
-
-static void slow_were_copied(void *user, struct worker_job *base)
-{
-    struct weights_job *job = (struct weights_job *)(void *)base;
-    job->run->jobs--;
-    job->job.run = use_weights;
-    job->job.done = weights_used;
-    if (worker_submit(&job->node->disk_worker, &job->job) < 0)
-        fail_weights(job, ERR_BUSY, "the disk worker is busy: try again");
-    node_pump(user, node_now_ns());
-}
-
-/* Between two merges, like all that reads phi. */
-static void ask_slow(struct run *run, struct weights_job *job)
-{
-    job->run = run;
-    job->job.run = copy_slow;
-    job->job.done = slow_were_copied;
-    if (worker_submit(&run->node->merge_worker, &job->job) < 0)
-        fail_weights(job, ERR_BUSY, "the merge worker is busy: try again");
-    else
-        run->jobs++;
 }
 
 static void ask_weights(struct run *run, struct control_call *call, struct weights_job *job)
@@ -653,9 +615,8 @@ void method_checkpoint_export(void *user, struct control_call *call, const struc
     if (job == NULL)
         return;
     job->exports = true;
-    job->round = run_turns_settled(run);
     (void)snprintf(job->path, sizeof job->path, "%s", path);
-    ask_slow(run, job);
+    ask_weights(run, call, job);
 }
 
 void method_checkpoint_save(void *user, struct control_call *call, const struct pack_reader *params)

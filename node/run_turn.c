@@ -26,7 +26,7 @@ struct turn_job {
     uint64_t round;
     bool merge;
     bool final;              /* a turn of the end of the run */
-    bool alone;              /* no other member is there */
+    bool settles;            /* a miss is settled at once */
     bool far;                /* too many wrong blocks: the range is to be wider next time */
     enum gossip_codec codec; /* DECODE: of the partner's blob */
     struct bytes blob;       /* DECODE: the partner's */
@@ -247,12 +247,13 @@ void run_turn_begin(struct run *run, uint64_t now_ns, uint64_t round)
     turn->has_outcome = false;
     turn->wanted_count = turn->repaired_count = turn->repair_len = 0;
     memset(&turn->partner, 0, sizeof turn->partner);
-    turn->alone = run->isolated;
+    /* Weights that met others of another start are good only after some training: phi has to follow. */
+    turn->settles = run->isolated || run->config.strangers;
     if (run->isolated || !take_blob(run, turn)) {
         solo(turn, run->isolated ? GOSSIP_SOLO_UNPAIRED : GOSSIP_SOLO_NO_BUFFER);
     } else {
         run_view_now(run, round, &view);
-        turn->alone = view.count <= 1;
+        turn->settles |= view.count <= 1;
         turn->stage = TURN_SNAPSHOT; /* before its outcome may come */
         if (gossip_round(run->gossip, now_ns, round, &view) < 0)
             solo(turn, GOSSIP_SOLO_SUPERSEDED);
@@ -449,7 +450,7 @@ static void merge_round(struct worker_job *base)
     gossip_history_round(history, !solo);
     if (solo)
         job->result = gossip_solo_job(fragment_of(run, turn)->count, &job->input.outer,
-                                      job->final || job->alone ? GOSSIP_SOLO_AFTER : history->missed,
+                                      job->final || job->settles ? GOSSIP_SOLO_AFTER : history->missed,
                                       slice(run, turn, run->theta), phi, delta, diff);
 }
 
@@ -565,7 +566,7 @@ static void begin_merge(struct run *run, struct run_turn *turn)
     job->merge = turn->outcome.kind == GOSSIP_EVENT_MERGE;
     job->far = !job->merge && turn->outcome.solo == GOSSIP_SOLO_FAR;
     job->final = is_final(run, turn);
-    job->alone = turn->alone;
+    job->settles = turn->settles;
     fill_input(run, turn, node_now_ns(), &job->input);
     submit(run, turn, job);
 }

@@ -46,7 +46,7 @@ struct run_turn {
     unsigned jobs; /* on the merge worker */
     struct gossip_event outcome;
     bool has_outcome;
-    bool alone; /* no other member is there */
+    bool settles; /* a miss is settled by a step alone: nobody else is there, or strangers may be */
 
     /* What was wrong in the partner's blob, and what it found wrong in ours.  [wanted_max] each. */
     uint32_t *wanted, *repaired;

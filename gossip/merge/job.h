@@ -76,13 +76,13 @@ MUST_USE int gossip_merge_job(const struct gossip_merge_input *in, struct gossip
 enum { GOSSIP_SOLO_AFTER = GOSSIP_MISSED_MAX }; /* rounds of a fragment without a merge */
 
 /* A round without a merge, over count values; missed counts the fragment's in a row, this one included
- * (gossip_history.missed), and is GOSSIP_SOLO_AFTER for who has nobody to wait for.  Below that phi and delta
- * stay, diff is zeros, and training goes on: an outer step is for averages, and one with the own weights
- * alone carries their noise on by beta / (1 - alpha) = 1.4.  Where half of the exchanges fail, slow weights
- * that wait for the next merge end 1.0 % behind undisturbed ones, with a step at each miss 2.8 %, at every
- * third in a row 1.7 % (8 nodes, 10 steps a cycle, as in docs/RESULTS.md).  From then on the outer step with
- * tbar = theta: a restart begins from phi, and so long it may lose what was trained. ERR_NOT_FINITE: theta,
- * phi or delta is not finite; nothing was changed. */
+ * (gossip_history.missed), and is GOSSIP_SOLO_AFTER for who has nobody to wait for, or strangers.  Below that
+ * phi and delta stay, diff is zeros, and training goes on: an outer step is for averages, and one with the
+ * own weights alone carries their noise on by beta / (1 - alpha) = 1.4.  Where half of the exchanges fail,
+ * slow weights that wait for the next merge end 1.0 % behind undisturbed ones, with a step at each miss 2.8
+ * %, at every third in a row 1.7 % (8 nodes, 10 steps a cycle, as in docs/RESULTS.md).  From then on the
+ * outer step with tbar = theta: a restart begins from phi, and so long it may lose what was trained.
+ * ERR_NOT_FINITE: theta, phi or delta is not finite; nothing was changed. */
 MUST_USE int gossip_solo_job(size_t count, const struct gossip_outer *outer, uint32_t missed,
                              const float theta[restrict], float phi[restrict], float delta[restrict],
                              float diff[restrict]);

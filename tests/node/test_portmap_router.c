@@ -147,7 +147,8 @@ static void stop(void)
 {
     nat_portmap_stop(&home.portmap, uv_hrtime());
     pump();
-    portmap_thread_end(home.thread, PORTMAP_THREAD_END_GRACE_NS);
+    /* More than the daemon grants: a machine that stands still is no fault of the deletes. */
+    portmap_thread_end(home.thread, 20 * PORTMAP_THREAD_END_GRACE_NS);
     portmap_thread_stop(home.thread);
     uv_close((uv_handle_t *)&home.ticker, NULL);
     (void)uv_run(&home.loop, UV_RUN_DEFAULT);
