@@ -79,7 +79,7 @@ enum { GOSSIP_SOLO_AFTER = GOSSIP_MISSED_MAX }; /* rounds of a fragment without 
  * (gossip_history.missed), and is GOSSIP_SOLO_AFTER for who has nobody to wait for, or strangers.  Below that
  * phi and delta stay, diff is zeros, and training goes on: an outer step is for averages, and one with the
  * own weights alone carries their noise on by beta / (1 - alpha) = 1.4.  Where half of the exchanges fail,
- * slow weights that wait for the next merge end 1.0 % behind undisturbed ones, with a step at each miss 2.8
+ * slow weights that wait for the next merge end 1.1 % behind undisturbed ones, with a step at each miss 2.8
  * %, at every third in a row 1.7 % (8 nodes, 10 steps a cycle, as in docs/RESULTS.md).  From then on the
  * outer step with tbar = theta: a restart begins from phi, and so long it may lose what was trained.
  * ERR_NOT_FINITE: theta, phi or delta is not finite; nothing was changed. */
