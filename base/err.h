@@ -24,6 +24,8 @@
     X(ERR_REFUSED, -10012, "peer refused the request")                                                    \
     X(ERR_MISMATCH, -10013, "content differs from what was announced")                                    \
     X(ERR_CLOSED, -10014, "connection or stream was closed by the peer")                                  \
+    X(ERR_FAR, -10015, "weights are too far from ours")                                                   \
+    X(ERR_WORSE, -10016, "loss would rise")                                                               \
     /* A limit was reached: shed load and go on. */                                                       \
     X(ERR_FULL, -20001, "table or queue has no free slot")                                                \
     X(ERR_TOO_LARGE, -20002, "message or value exceeds its size limit")                                   \

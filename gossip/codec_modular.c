@@ -387,7 +387,7 @@ int gossip_modular_check(enum gossip_codec codec, const struct gossip_tensor ten
         }
         in += gossip_encoded_bytes(codec, tensors[i].count);
     }
-    return found > most ? ERR_REFUSED : (int)found;
+    return found > most ? ERR_FAR : (int)found;
 }
 
 void gossip_distances_widen(size_t blocks, float distances[])

@@ -85,7 +85,7 @@ MUST_USE int gossip_modular_values(enum gossip_codec codec, size_t count, const 
 /* Looks through a partner's whole blob for blocks to be repaired.  One pass, about 8 KiB of stack.
  *   own     the receiver's snapshot of the same round, from the span's first value
  *   wanted  [gossip_wanted_max]  written: indices of wrong blocks, ascending
- * Returns how many.  ERR_REFUSED: more than half are wrong: the partner is too far, take a solo step, call
+ * Returns how many.  ERR_FAR: more than half are wrong: the partner is too far, take a solo step, call
  * gossip_distances_widen, and use int8 with it next time (gossip_nearness_far).  ERR_MALFORMED: wrong length,
  * or as above: count as hostile.  ERR_NOT_FINITE: own weights are broken.  ERR_INVALID: not a modular codec.
  */

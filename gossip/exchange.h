@@ -45,7 +45,8 @@ struct gossip_config {
     struct gossip_layout layout; /* gossip_layout_of */
     uint32_t codecs;             /* 1 << enum gossip_codec for each we accept from a partner */
     uint64_t round_ns;           /* length of a round */
-    uint64_t first_frame_ns;     /* an accepted stream must say what it wants within this */
+    uint64_t first_frame_ns;     /* an accepted stream must say what it wants within this, and a member whose
+                                  * state was asked for must answer */
     uint64_t stall_ns;           /* a state transfer without progress for this long is broken off */
     uint64_t serve_rate_min;     /* bytes/s: a joiner slower than this on average is dropped */
     struct trace_sink trace;
@@ -106,8 +107,9 @@ MUST_USE int gossip_merge_done(struct gossip *g, uint64_t now_ns, uint64_t round
 MUST_USE int gossip_set_state(struct gossip *g, uint64_t now_ns, uint64_t round, struct bytes blob,
                               const struct id *digest, uint64_t cookie);
 /* Fetches a peer's whole slow weights into buffer [layout.encoded_bytes[FP32]], borrowed until the one final
- * event: STATE or FETCH_FAILED.  A broken stream is opened again and continues where it stopped.  ERR_STATE:
- * a fetch is running. ERR_INVALID: cap too small. */
+ * event: STATE or FETCH_FAILED.  A broken stream is opened again and continues where it stopped; a member
+ * that answers nothing within first_frame_ns is given up (ERR_TIMEOUT): ask another.  ERR_STATE: a fetch is
+ * running.  ERR_INVALID: cap too small. */
 MUST_USE int gossip_fetch(struct gossip *g, uint64_t now_ns, const struct id *peer, uint8_t *buffer,
                           size_t cap);
 /* Ends a running fetch with FETCH_FAILED (ERR_CLOSED); without one nothing happens. */

@@ -102,7 +102,8 @@ void gossip_fetch_broken(struct gossip *g, uint64_t now_ns, int err)
     ASSERT(f->running && f->stream != NULL);
     gossip_stream_break(f->stream);
     f->stream = NULL;
-    if (f->tries >= GOSSIP_FETCH_TRIES) {
+    bool mute = err == ERR_TIMEOUT && !f->known; /* it has not even answered: others may */
+    if (mute || f->tries >= GOSSIP_FETCH_TRIES) {
         fail(g, err);
         return;
     }

@@ -116,7 +116,7 @@ int gossip_refuse(struct gossip *g, uint64_t now_ns, uint64_t round)
         return ERR_OK;
     gossip_stream_refuse(g, now_ns, x->stream, GOSSIP_BUSY_FAR);
     x->stream = NULL;
-    gossip_end_solo(g, now_ns, x, GOSSIP_SOLO_FAR, ERR_REFUSED);
+    gossip_end_solo(g, now_ns, x, GOSSIP_SOLO_FAR, ERR_FAR);
     return ERR_OK;
 }
 
@@ -217,6 +217,6 @@ bool gossip_repair_refused(struct gossip *g, uint64_t now_ns, struct gossip_exch
         return false;
     gossip_stream_finish(g, now_ns, x->stream);
     x->stream = NULL;
-    gossip_end_solo(g, now_ns, x, GOSSIP_SOLO_FAR, ERR_REFUSED);
+    gossip_end_solo(g, now_ns, x, GOSSIP_SOLO_FAR, ERR_FAR);
     return true;
 }

@@ -93,7 +93,7 @@ int gossip_stream_opened(struct gossip *g, uint64_t now_ns, uint64_t tag, uint64
         s->state = exchange ? GOSSIP_STREAM_INVITED : GOSSIP_STREAM_ASKED;
         s->queued = exchange ? GOSSIP_QUEUE(GOSSIP_INVITE) : GOSSIP_QUEUE(GOSSIP_FETCH);
         if (!exchange)
-            s->deadline_ns = now_ns + g->config.stall_ns;
+            s->deadline_ns = now_ns + g->config.first_frame_ns;
         return ERR_OK;
     }
     return ERR_NOT_FOUND;

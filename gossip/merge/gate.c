@@ -51,16 +51,16 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
     if (!isfinite(in->own_norm) || !isfinite(in->distance))
         return ERR_NOT_FINITE;
     if (in->distance > GOSSIP_DISTANCE_MAX * in->own_norm)
-        return ERR_REFUSED;
+        return ERR_FAR;
     double way = fmax(in->way, GOSSIP_START_SHARE * in->own_norm);
     if (isinf(in->radius) && in->distance > GOSSIP_START_FACTOR * way)
-        return ERR_REFUSED;
+        return ERR_FAR;
     /* A radius of zero follows a past of identical models (the shared start): it says nothing about
      * distances. */
     double wider = in->missed > 1 ? (double)in->missed : 1;
     double refused = GOSSIP_REFUSE_FACTOR * wider / GOSSIP_CLIP_FACTOR * in->radius;
     if (in->radius > 0 && in->distance > refused)
-        return ERR_REFUSED;
+        return ERR_FAR;
     bool cut = in->radius > 0 && in->distance > in->radius;
     *scale = cut ? (float)(in->radius / in->distance) : 1.0f;
     return ERR_OK;
@@ -83,7 +83,7 @@ int gossip_loss_gate(struct gossip_history *changes, double before, double after
     if (!isfinite(before))
         return ERR_NOT_FINITE;
     if (!isfinite(change))
-        return ERR_REFUSED;
+        return ERR_WORSE;
     gossip_history_push(changes, fabs(change));
-    return change <= margin ? ERR_OK : ERR_REFUSED;
+    return change <= margin ? ERR_OK : ERR_WORSE;
 }

@@ -91,7 +91,7 @@ struct gossip_gate_input {
 };
 
 /* Returns 0 and *scale in (0, 1], by which theirs - ours is multiplied.  ERR_STALE: rounds too far apart.
- * ERR_NOT_FINITE: norm or distance is.  ERR_REFUSED: distance beyond GOSSIP_DISTANCE_MAX of the own norm, or
+ * ERR_NOT_FINITE: norm or distance is.  ERR_FAR: distance beyond GOSSIP_DISTANCE_MAX of the own norm, or
  * beyond GOSSIP_REFUSE_FACTOR * max(1, missed) medians, or, without a past, beyond GOSSIP_START_FACTOR ways.
  * On any of them call gossip_solo_job and count the partner as refused.
  */
@@ -118,7 +118,7 @@ MUST_USE int gossip_gate(const struct gossip_gate_input *in, float *scale);
 double gossip_loss_change(double before, double after);
 /* What the change may be at most; changes: those noted before, zeroed at first. */
 double gossip_loss_margin(const struct gossip_history *changes);
-/* Returns 0.  ERR_NOT_FINITE: the loss before is not finite: the own state is broken.  ERR_REFUSED: the loss
+/* Returns 0.  ERR_NOT_FINITE: the loss before is not finite: the own state is broken.  ERR_WORSE: the loss
  * after is not finite, or the change above the margin: take the solo step and count the partner as refused.
  * A finite change is noted in any case. */
 MUST_USE int gossip_loss_gate(struct gossip_history *changes, double before, double after);

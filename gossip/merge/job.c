@@ -221,7 +221,7 @@ int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history 
                                      .missed = history->missed,
                                      .way = in->strangers ? INFINITY : sqrt(survey.way_square)};
     result = gossip_gate(&gate, &scale);
-    if (result == ERR_OK || result == ERR_REFUSED)
+    if (result == ERR_OK || result == ERR_FAR)
         gossip_history_push(history, gate.distance);
     if (result < 0)
         return result;

@@ -68,7 +68,7 @@ struct gossip_merge_report {
  * list or repair has the wrong length or form, or a block that is not in the list of repairs is wrong
  *   ERR_NOT_FINITE  a partner's or own number is not finite; from gossip_solo_job as well: the own state is
  *                   broken, stop the run, load a checkpoint
- *   ERR_STALE, ERR_REFUSED  from gossip_gate
+ *   ERR_STALE, ERR_FAR  from gossip_gate
  *   ERR_INVALID     gamma differs from beta, a bad partner_weight or codec */
 MUST_USE int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history *history,
                               float phi[restrict], float delta[restrict], float diff[restrict],

@@ -69,7 +69,7 @@ static void try_blob(enum gossip_codec codec, struct bytes in)
         theta[i] = phi[i] = 0.01f * (float)(i % 100) - 0.3f;
     int wanted = gossip_modular_check(codec, tensors, 2, blob, theta, list);
     if (wanted < 0) {
-        ASSERT(wanted == ERR_MALFORMED || wanted == ERR_REFUSED);
+        ASSERT(wanted == ERR_MALFORMED || wanted == ERR_FAR);
         ASSERT(merge(codec, blob, 0, bytes_of(NULL, 0)) < 0);
         return;
     }

@@ -158,7 +158,7 @@ static void merge(struct swarm *s, struct node *node, const float theirs[DIMS], 
                                        .missed = node->distances.missed,
                                        .way = gossip_sums_distance(&own)};
         result = gossip_gate(&in, &scale);
-        if (result == ERR_OK || result == ERR_REFUSED)
+        if (result == ERR_OK || result == ERR_FAR)
             gossip_history_push(&node->distances, in.distance);
     }
     gossip_history_round(&node->distances, result == ERR_OK);

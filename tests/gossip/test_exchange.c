@@ -445,6 +445,25 @@ Test(exchange, a_fetch_that_leads_nowhere_ends)
     stop();
 }
 
+/* Others may have what this one does not even answer for: no second try. */
+Test(exchange, a_fetch_from_a_mute_member_ends_soon)
+{
+    start();
+    publish(3, 1);
+    fetch();
+    cr_assert_eq(gossip_stream_opened(low.g, now, low.open.tag, 77), 0);
+    struct gossip_action action;
+    while (gossip_poll_action(low.g, now, &action)) /* FETCH goes out, and nothing comes back */
+        ;
+    uint64_t asked = now;
+    now = gossip_deadline_ns(low.g);
+    gossip_tick(low.g, now);
+    events(&low);
+    cr_assert_eq(now - asked, low.g->config.first_frame_ns);
+    cr_assert(low.fetched.kind == GOSSIP_EVENT_FETCH_FAILED && low.fetched.err == ERR_TIMEOUT);
+    stop();
+}
+
 Test(exchange, config_says_what_is_wrong)
 {
     const char *why;

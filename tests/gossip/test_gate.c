@@ -80,7 +80,7 @@ Test(gate, missed_merges_widen_what_is_refused_and_not_what_is_cut)
         cr_assert_eq(gossip_gate(&in, &scale), 0);
         cr_assert_float_eq((double)scale * in.distance, 1.5, 1e-5);
         in.distance = 3.01 * wider;
-        cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+        cr_assert_eq(gossip_gate(&in, &scale), ERR_FAR);
         gossip_history_round(&h, false);
     }
     gossip_history_round(&h, true);
@@ -101,7 +101,7 @@ Test(gate, cuts_refuses_and_lets_through)
     in.distance = 3 * factor;
     cr_assert_eq(gossip_gate(&in, &scale), 0);
     in.distance = 3 * factor * 1.001;
-    cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+    cr_assert_eq(gossip_gate(&in, &scale), ERR_FAR);
     in.radius = INFINITY; /* too short a past, and strangers: only the size of the weights limits */
     in.way = INFINITY;
     cr_assert_eq(gossip_gate(&in, &scale), 0);
@@ -109,7 +109,7 @@ Test(gate, cuts_refuses_and_lets_through)
     cr_assert_eq(gossip_gate(&in, &scale), 0);
     cr_assert_eq(scale, 1.0f);
     in.distance = 401;
-    cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+    cr_assert_eq(gossip_gate(&in, &scale), ERR_FAR);
     in.distance = 1;
     in.own_round = 9;
     cr_assert_eq(gossip_gate(&in, &scale), ERR_STALE);
@@ -133,12 +133,12 @@ Test(gate, at_the_start_a_partner_must_be_about_as_far_as_we_have_gone)
         cr_assert_eq(gossip_gate(&in, &scale), 0);
         cr_assert_eq(scale, 1.0f);
         in.distance = GOSSIP_START_FACTOR * 3.001;
-        cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+        cr_assert_eq(gossip_gate(&in, &scale), ERR_FAR);
         in.way = 0; /* nothing trained since the last round, or a state just fetched */
         in.distance = GOSSIP_START_FACTOR * GOSSIP_START_SHARE * 100;
         cr_assert_eq(gossip_gate(&in, &scale), 0);
         in.distance *= 1.001;
-        cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+        cr_assert_eq(gossip_gate(&in, &scale), ERR_FAR);
         in.way = INFINITY;
         in.distance = 399;
         cr_assert_eq(gossip_gate(&in, &scale), 0);
@@ -171,13 +171,13 @@ Test(gate, a_merge_that_is_worse_on_the_private_batch_is_refused)
         double before, after;
         int result;
     } cases[] = {
-        {2.0, 2.0, ERR_OK},           {2.0, 1.0, ERR_OK},
-        {2.0, 2.0399, ERR_OK},        {2.0, 2.0401, ERR_REFUSED},
+        {2.0, 2.0, ERR_OK},         {2.0, 1.0, ERR_OK},
+        {2.0, 2.0399, ERR_OK},      {2.0, 2.0401, ERR_WORSE},
         {-2.0, -1.9601, ERR_OK}, /* log-likelihoods may be negative */
-        {-2.0, -1.9599, ERR_REFUSED}, {2.0, (double)NAN, ERR_REFUSED},
-        {2.0, INFINITY, ERR_REFUSED}, {0, 0, ERR_OK},
+        {-2.0, -1.9599, ERR_WORSE}, {2.0, (double)NAN, ERR_WORSE},
+        {2.0, INFINITY, ERR_WORSE}, {0, 0, ERR_OK},
         {0.01, 0.0299, ERR_OK}, /* three times as much, of next to nothing */
-        {0.01, 0.0301, ERR_REFUSED},
+        {0.01, 0.0301, ERR_WORSE},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct gossip_history changes = {0};
@@ -201,7 +201,7 @@ Test(gate, the_margin_of_the_loss_follows_what_merges_do)
     cr_assert_eq(gossip_loss_gate(&changes, 2.0, 2.009), ERR_OK);
     for (int i = 0; i < 200; i++)
         cr_assert_eq(gossip_loss_gate(&changes, 2.0, i % 4 == 0 ? 2.5 : 1.996),
-                     i % 4 == 0 ? ERR_REFUSED : ERR_OK, "merge %d", i);
+                     i % 4 == 0 ? ERR_WORSE : ERR_OK, "merge %d", i);
     cr_assert_float_eq(gossip_loss_margin(&changes), 0.004, 1e-9);
     int refused = 0;
     while (gossip_loss_gate(&changes, 2.0, 2.5) < 0)

@@ -260,7 +260,7 @@ Test(job, errors_change_nothing)
     memset(hostile, 0x60, sizeof hostile); /* 6.5e19 everywhere */
     refuse(&in, ERR_NOT_FINITE);           /* the squares overflow */
     memset(hostile, 0x42, sizeof hostile); /* 48.6 everywhere: finite and far */
-    refuse(&in, ERR_REFUSED);
+    refuse(&in, ERR_FAR);
     in = input(&a, &b);
     a.phi[LEN - 1] = INFINITY;
     refuse(&in, ERR_NOT_FINITE);
@@ -284,7 +284,7 @@ Test(job, with_no_past_a_partner_from_elsewhere_is_refused_unless_strangers_may_
         in = input(&a, &b);
         in.strangers = strangers == 1;
         if (!in.strangers)
-            refuse(&in, ERR_REFUSED);
+            refuse(&in, ERR_FAR);
         else
             cr_assert_eq(gossip_merge_job(&in, &a.history, a.phi, a.delta, a.diff, &report), 0);
         cr_assert_eq(a.history.count, 1); /* the refused count too, so that the start ends */
@@ -325,7 +325,7 @@ Test(job, wrong_blocks_are_never_merged)
     refuse(&in, ERR_NOT_FINITE);
     store_le32(hostile, 0x41000000); /* 8: finite and far, refused by distance */
     memset(hostile + 4, 0x7f, 256);
-    refuse(&in, ERR_REFUSED);
+    refuse(&in, ERR_FAR);
     in = input(&a, &b);
     in.own.repaired = b.wanted; /* an int8 blob has no repairs */
     in.own.repaired_count = 1;
@@ -387,7 +387,7 @@ Test(job, history_is_a_ring_and_its_median_resists_a_minority)
     cr_assert_eq(gossip_gate(&in, &scale), ERR_STALE);
     in.own_round = 0;
     in.distance = 41;
-    cr_assert_eq(gossip_gate(&in, &scale), ERR_REFUSED);
+    cr_assert_eq(gossip_gate(&in, &scale), ERR_FAR);
     in.distance = (double)NAN;
     cr_assert_eq(gossip_gate(&in, &scale), ERR_NOT_FINITE);
     in = (struct gossip_gate_input){.own_norm = 1, .distance = 0.5, .radius = 0};

@@ -194,7 +194,7 @@ Test(train_thread, a_difference_is_tried_before_it_is_added)
         diff[i] = i % 2 == 0 ? 40.0F : -40.0F;
     cr_assert_eq(train_thread_try_span(thread, 3, span, diff, scratch), ERR_OK);
     event = await(&loop, &seen, 4);
-    cr_assert(event->err == ERR_REFUSED && event->trial.after > 1.05 * event->trial.before, "%g to %g",
+    cr_assert(event->err == ERR_WORSE && event->trial.after > 1.05 * event->trial.before, "%g to %g",
               event->trial.before, event->trial.after);
     cr_assert_eq(train_thread_snapshot(thread, 4, later), ERR_OK);
     (void)await(&loop, &seen, 5);

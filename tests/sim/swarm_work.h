@@ -98,7 +98,7 @@ static void swarm_decoded(struct swarm *s, size_t node, uint64_t round)
               memcmp(own->decode_blob.data, theirs->blob, theirs->len) == 0);
     int wrong = gossip_modular_check(own->partner_codec, span.tensors, span.tensor_count, own->decode_blob,
                                      own->theta, own->wanted);
-    cr_assert(wrong >= 0 || wrong == ERR_REFUSED);
+    cr_assert(wrong >= 0 || wrong == ERR_FAR);
     own->wanted_count = wrong < 0 ? span.blocks : swarm_doubt(s, span.blocks, own->wanted, (size_t)wrong);
     if (own->wanted_count > span.blocks / 2) {
         own->wanted_count = 0;

@@ -136,7 +136,7 @@ static int encode(const struct exchange_rule *rule, struct exchange_side *self,
 }
 
 /* Looks through the partner's modular blob, asks for the wrong blocks and gets them in int8.  0: all is
- * there. ERR_REFUSED, ERR_MALFORMED: the exchange fails. */
+ * there. ERR_FAR, ERR_MALFORMED: the exchange fails. */
 static int repair(const struct exchange_rule *rule, struct exchange_side *self, struct exchange_side *other)
 {
     const struct gossip_tensor *tensors = tensors_of(rule);
@@ -318,7 +318,7 @@ int exchange_run(const struct exchange_rule *rule, struct exchange_side *a, stru
     }
     for (size_t i = 0; i < 2; i++) {
         int result = repair(rule, sides[i], sides[1 - i]);
-        if (result == ERR_REFUSED || result == ERR_MALFORMED)
+        if (result == ERR_FAR || result == ERR_MALFORMED)
             return give_up(rule, a, b);
         if (result < 0)
             return result;

@@ -149,10 +149,12 @@ def digits(settings, seed):
 
 
 def scale(settings, seed):
-    for nodes in (4, 16, 64):
-        options = paired(settings, seed, DEFAULT_CODEC, nodes=nodes)
-        options.update({"steps": 4 * settings.h, "windows": 32})
-        yield Row("scale", f"{nodes} nodes", options, text="small.txt")
+    """One encoding of a fixed size, and the default, which is larger at the first contact of two nodes."""
+    for codec in ("int8", DEFAULT_CODEC):
+        for nodes in (4, 16, 64):
+            options = paired(settings, seed, codec, nodes=nodes)
+            options.update({"steps": 4 * settings.h, "windows": 32})
+            yield Row("scale", f"{codec}, {nodes} nodes", options, text="small.txt")
 
 
 def tuning(settings, seed):
