@@ -100,7 +100,7 @@ static const char *reason_text(int err)
         return "has published no weights";
     case ERR_BUSY:
         return "was busy with others";
-    case ERR_REFUSED:
+    case ERR_FAR:
         return "has weights too far from the others'";
     case ERR_NOT_FINITE:
         return "has weights that are not finite";

@@ -75,7 +75,7 @@ void export_plan_merged(struct export_plan *plan, uint64_t round, double distanc
 /* A timeout is of the whole transfer, or of many tries to open a stream: gossip/exchange.h. */
 static bool is_final(int err)
 {
-    return err == ERR_MALFORMED || err == ERR_MISMATCH || err == ERR_NOT_FINITE || err == ERR_REFUSED ||
+    return err == ERR_MALFORMED || err == ERR_MISMATCH || err == ERR_NOT_FINITE || err == ERR_FAR ||
            err == ERR_TIMEOUT;
 }
 

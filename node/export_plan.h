@@ -54,7 +54,7 @@ bool export_plan_silent(struct export_plan *plan, uint64_t now_ns, uint64_t byte
 /* What became of the one being asked: its weights are in the mean; */
 void export_plan_merged(struct export_plan *plan, uint64_t round, double distance);
 /* it gave nothing: it comes again after the others unless its budget is used up, or err is one that another
- * try would not change (ERR_MALFORMED, ERR_MISMATCH, ERR_NOT_FINITE, ERR_REFUSED, ERR_TIMEOUT); */
+ * try would not change (ERR_MALFORMED, ERR_MISMATCH, ERR_NOT_FINITE, ERR_FAR, ERR_TIMEOUT); */
 void export_plan_failed(struct export_plan *plan, uint64_t now_ns, int err);
 /* or we broke it off for a reason of our own: it comes again first, a moment later. */
 void export_plan_interrupted(struct export_plan *plan, uint64_t now_ns);

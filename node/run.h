@@ -102,6 +102,8 @@ struct run {
     struct gossip_history histories[GOSSIP_FRAGMENTS_MAX]; /* the merge worker's */
     float *distances; /* [distance_count] the merge worker's: of each block to the last partner */
     size_t distance_count;
+    struct gossip_trail trails[GOSSIP_FRAGMENTS_MAX]; /* the merge worker's */
+    float *marks;                                     /* the trails' */
     struct gossip_nearness nearness;
     struct run_turn turns[GOSSIP_LANES];
     uint64_t failed_trials; /* merges that the loss of a private batch refused, since the start */

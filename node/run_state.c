@@ -454,6 +454,8 @@ static void take_state(struct worker_job *base)
     memset(run->delta, 0, run->layout.arena_floats * sizeof(float));
     memset(run->histories, 0, sizeof run->histories);
     memset(run->distances, 0, run->distance_count * sizeof *run->distances);
+    for (size_t i = 0; i < run->shape.fragment_count; i++)
+        gossip_trail_forget(&run->trails[i]);
 }
 
 static void state_was_taken(void *user, struct worker_job *base)

@@ -448,6 +448,8 @@ static void merge_round(struct worker_job *base)
         *history = kept;
     bool solo = !job->merge || job->merge_result < 0;
     gossip_history_round(history, !solo);
+    gossip_trail_round(&run->trails[turn->fragment], tensors_of(run, turn),
+                       fragment_of(run, turn)->tensor_count, phi);
     if (solo)
         job->result = gossip_solo_job(fragment_of(run, turn)->count, &job->input.outer,
                                       job->final || job->settles ? GOSSIP_SOLO_AFTER : history->missed,
@@ -520,7 +522,7 @@ static void merged(void *user, struct worker_job *base)
 }
 
 /* What both sides hold of what each has sent. */
-static void fill_input(const struct run *run, const struct run_turn *turn, uint64_t now_ns,
+static void fill_input(struct run *run, const struct run_turn *turn, uint64_t now_ns,
                        struct gossip_merge_input *input)
 {
     const struct gossip_event *outcome = &turn->outcome;
@@ -537,6 +539,7 @@ static void fill_input(const struct run *run, const struct run_turn *turn, uint6
         .theta = slice(run, turn, run->theta),
         .own = {.codec = turn->codec, .blob = own_blob(run, turn)},
         .partner = {.codec = outcome->codec, .blob = outcome->blob},
+        .trail = &run->trails[turn->fragment],
         .distances = distances_of(run, turn),
     };
     if (turn->repaired_count > 0) {

@@ -71,12 +71,27 @@ static bool allocate_trial(struct run *run, struct run_turn *turn)
     return turn->trial_phi != NULL && turn->trial_delta != NULL && turn->trial_scratch != NULL;
 }
 
+static bool allocate_trails(struct run *run)
+{
+    const struct gossip_layout *layout = &run->shape;
+    size_t count = gossip_trail_floats(run->tensors, run->layout.tensor_count);
+    float *marks = run->marks = allocator_get(&run->node->alloc, count, sizeof(float));
+    for (size_t i = 0; i < layout->fragment_count && marks != NULL; i++) {
+        const struct gossip_fragment *fragment = &layout->fragments[i];
+        const struct gossip_tensor *tensors = run->tensors + fragment->first_tensor;
+        gossip_trail_init(&run->trails[i], tensors, fragment->tensor_count, marks);
+        marks += gossip_trail_floats(tensors, fragment->tensor_count);
+    }
+    return marks != NULL;
+}
+
 int run_turns_allocate(struct run *run)
 {
     const struct allocator *alloc = &run->node->alloc;
     const struct gossip_layout *layout = &run->shape;
     size_t wanted = blocks_max(layout) / 2 + 1;
-    bool fine = (run->distances = allocator_get(alloc, all_blocks(layout), sizeof(float))) != NULL;
+    bool fine = (run->distances = allocator_get(alloc, all_blocks(layout), sizeof(float))) != NULL &&
+                allocate_trails(run);
     for (size_t i = 0; i < RUN_BLOBS; i++)
         fine = fine && (run->blobs[i].bytes =
                             allocator_get(alloc, 1, fragment_max(layout, GOSSIP_CODEC_FP32))) != NULL;
@@ -100,6 +115,7 @@ void run_turns_release(struct run *run)
 {
     const struct allocator *alloc = &run->node->alloc;
     allocator_release(alloc, run->distances);
+    allocator_release(alloc, run->marks);
     for (size_t i = 0; i < RUN_BLOBS; i++)
         allocator_release(alloc, run->blobs[i].bytes);
     for (size_t lane = 0; lane < GOSSIP_LANES; lane++) {

@@ -53,7 +53,8 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
     if (in->distance > GOSSIP_DISTANCE_MAX * in->own_norm)
         return ERR_FAR;
     double way = fmax(in->way, GOSSIP_START_SHARE * in->own_norm);
-    if (isinf(in->radius) && in->distance > GOSSIP_START_FACTOR * way)
+    if (in->distance > (isinf(in->radius) ? GOSSIP_START_FACTOR : GOSSIP_YOUNG_FACTOR) * way &&
+        in->known < GOSSIP_HISTORY)
         return ERR_FAR;
     /* A radius of zero follows a past of identical models (the shared start): it says nothing about
      * distances. */
@@ -63,6 +64,10 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
         return ERR_FAR;
     bool cut = in->radius > 0 && in->distance > in->radius;
     *scale = cut ? (float)(in->radius / in->distance) : 1.0f;
+    if (in->behind < -in->behind_limit)
+        *scale = fminf(*scale, (float)(GOSSIP_BEHIND_SHARE / -in->behind));
+    if (fabs(in->radial) > GOSSIP_RADIAL_MAX)
+        *scale *= (float)GOSSIP_RADIAL_SCALE;
     return ERR_OK;
 }
 

@@ -18,6 +18,13 @@
  * an attack until it makes up half of the history, then the medians let it in.  Two nodes alone that were
  * refused once and drift apart meanwhile are back within 24 exchanges.
  *
+ * Differences of honest partners have hardly a part along the weights themselves: -0.2 to 0.2 of their
+ * length, in the undisturbed swarm of docs/RESULTS.md within 0.09.  Scaled weights differ in nothing else.
+ * One hostile partner that doubles its weights draws nearer with each exchange, since what it takes in it
+ * sees doubled, until it is within the distances of a past that it has widened itself: then this tells it. It
+ * is cut, on top of the cut by distance, and not refused, since two groups that grew apart must be able to
+ * meet.
+ *
  * Who merged nothing for some rounds of a fragment is up to as many times as far from everybody as usual, and
  * refusing on account of that would make it worse until the medians know, half a history later.  So the bound
  * of refusal grows with the own missed rounds from the second on, up to GOSSIP_MISSED_MAX; the cut does not,
@@ -33,8 +40,11 @@
  * but never more than 0.052 of the norm once the weights were trained, hence GOSSIP_START_SHARE.  While
  * weights are fresh, a node ten times slower than the others and one that joins late still refuse some: at
  * most GOSSIP_HISTORY_MIN of each fragment, since refused distances count as past.  The rule sees no attack
- * that stays within such distances (old weights sent again, training reversed), and does not apply where
- * members may start from different weights. */
+ * that stays within such distances (training reversed; for old weights see gossip/merge/trail.h), and does
+ * not apply where members may start from different weights.
+ * With four to ten distances known and one partner in three hostile, half of them are the hostile one's two
+ * times in five, and the median lets it in: doubled weights cost 5.2 % so.  Hence the wide rule until the
+ * past is full. */
 #ifndef DUNLIN_GOSSIP_MERGE_GATE_H
 #define DUNLIN_GOSSIP_MERGE_GATE_H
 
@@ -58,8 +68,15 @@ enum {
 #define GOSSIP_LOSS_FLOOR    1e-4 /* at least: rounding is no attack */
 #define GOSSIP_DISTANCE_MAX                                                                                  \
     4.0 /* |theirs - ours| / |ours|: beyond it these are not two states of one model */
-#define GOSSIP_START_FACTOR 6.0  /* own ways: without a past, a partner further than this is refused */
-#define GOSSIP_START_SHARE  0.01 /* of the own norm: a way counts as at least so long */
+#define GOSSIP_START_FACTOR  6.0  /* own ways: without a past, a partner further than this is refused */
+#define GOSSIP_YOUNG_FACTOR  24.0 /* own ways: the same while the past is not full */
+#define GOSSIP_START_SHARE   0.01 /* of the own norm: a way counts as at least so long */
+#define GOSSIP_BEHIND_MAX    0.7  /* gossip/merge/trail.h: a partner further behind is cut */
+#define GOSSIP_BEHIND_FACTOR 1.4  /* or further than so many medians */
+#define GOSSIP_BEHIND_ERRORS 2.0  /* standard errors in its favour */
+#define GOSSIP_BEHIND_SHARE  0.1  /* of the way: to so much */
+#define GOSSIP_RADIAL_MAX    0.25 /* share of a difference along the own weights: beyond it, it is cut */
+#define GOSSIP_RADIAL_SCALE  0.1  /* to so much */
 
 /* The last distances of one run; zeroed at first, kept by the caller (merge thread), may be stored on disk.
  */
@@ -86,13 +103,19 @@ struct gossip_gate_input {
     double own_norm; /* |ours| of decoded values */
     double distance; /* |theirs - ours| of decoded values */
     double radius;   /* gossip_history_radius */
+    uint32_t known;  /* gossip_history.count */
     uint32_t missed; /* gossip_history.missed */
     double way; /* |theta - phi|, own training since the fragment's last round; INFINITY: no rule at start */
+    double behind;       /* gossip_trail_behind; 0: no rule */
+    double behind_limit; /* gossip_trail_limit */
+    double
+        radial; /* (theirs - ours) . ours / (|theirs - ours| |ours|), -1 to 1: weights scaled, not trained */
 };
 
 /* Returns 0 and *scale in (0, 1], by which theirs - ours is multiplied.  ERR_STALE: rounds too far apart.
  * ERR_NOT_FINITE: norm or distance is.  ERR_FAR: distance beyond GOSSIP_DISTANCE_MAX of the own norm, or
- * beyond GOSSIP_REFUSE_FACTOR * max(1, missed) medians, or, without a past, beyond GOSSIP_START_FACTOR ways.
+ * beyond GOSSIP_REFUSE_FACTOR * max(1, missed) medians, or beyond GOSSIP_START_FACTOR ways without a past and
+ * GOSSIP_YOUNG_FACTOR ways with a short one.
  * On any of them call gossip_solo_job and count the partner as refused.
  */
 MUST_USE int gossip_gate(const struct gossip_gate_input *in, float *scale);

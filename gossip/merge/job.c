@@ -23,6 +23,7 @@ struct survey {
     double product;    /* ours . theirs */
     double difference; /* |theirs - ours|^2 */
     double way_square; /* |theta - phi|^2 of the own exact weights */
+    struct gossip_trail_sums trail;
     struct gossip_correction corrections[GOSSIP_TENSORS_MAX];
 };
 
@@ -123,7 +124,7 @@ static int check_input(const struct gossip_merge_input *in)
 
 static int survey_tensor(const struct gossip_merge_input *in, const struct gossip_tensor *tensor,
                          struct walk *at, const float phi[restrict], const float delta[restrict],
-                         struct gossip_sums *sums, struct gossip_sums *own)
+                         struct gossip_sums *sums, struct gossip_sums *own, struct gossip_trail_sums *trail)
 {
     struct piece piece;
     for (size_t start = 0; start < tensor->count; start += PIECE) {
@@ -137,6 +138,7 @@ static int survey_tensor(const struct gossip_merge_input *in, const struct gossi
             return ERR_NOT_FINITE;
         gossip_sums_add(sums, count, piece.ours, piece.theirs);
         gossip_sums_add(own, count, in->theta + from, phi + from);
+        gossip_trail_add(trail, count, piece.theirs, phi + from);
     }
     return ERR_OK;
 }
@@ -145,9 +147,10 @@ static int survey_all(const struct gossip_merge_input *in, const float phi[restr
                       const float delta[restrict], struct survey *out)
 {
     struct walk at = walk_of(in);
+    out->trail = gossip_trail_begin(in->strangers ? NULL : in->trail);
     for (size_t i = 0; i < in->tensor_count; i++) {
         struct gossip_sums sums = {0}, own = {0};
-        int result = survey_tensor(in, &in->tensors[i], &at, phi, delta, &sums, &own);
+        int result = survey_tensor(in, &in->tensors[i], &at, phi, delta, &sums, &own, &out->trail);
         if (result < 0)
             return result;
         out->own_square += sums.xx;
@@ -218,11 +221,21 @@ int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history 
                                      .own_norm = sqrt(survey.own_square),
                                      .distance = sqrt(survey.difference),
                                      .radius = gossip_history_radius(history),
+                                     .known = history->count,
                                      .missed = history->missed,
-                                     .way = in->strangers ? INFINITY : sqrt(survey.way_square)};
+                                     .way = in->strangers ? INFINITY : sqrt(survey.way_square),
+                                     .behind = gossip_trail_behind(&survey.trail),
+                                     .behind_limit = INFINITY};
+    bool has_way = survey.trail.levels > 0 && isfinite(gate.behind);
+    if (has_way)
+        gate.behind_limit = gossip_trail_limit(in->trail);
+    if (!in->strangers && gate.own_norm > 0 && gate.distance > 0)
+        gate.radial = (survey.product - survey.own_square) / (gate.own_norm * gate.distance);
     result = gossip_gate(&gate, &scale);
     if (result == ERR_OK || result == ERR_FAR)
         gossip_history_push(history, gate.distance);
+    if (result == ERR_OK && has_way)
+        gossip_trail_met(in->trail, gate.behind);
     if (result < 0)
         return result;
     const struct gossip_tensor *last = &in->tensors[in->tensor_count - 1];

@@ -17,6 +17,7 @@
 #include "gossip/codec_modular.h"
 #include "gossip/merge/gate.h"
 #include "gossip/merge/outer.h"
+#include "gossip/merge/trail.h"
 #include "gossip/tensor.h"
 
 /* What one side has sent, as both hold it at commit. */
@@ -44,6 +45,7 @@ struct gossip_merge_input {
                              * gossip_modular_check */
     struct gossip_sent own; /* decoded again so that both partners use the same numbers */
     struct gossip_sent partner; /* repaired: what gossip_modular_check found wrong */
+    struct gossip_trail *trail; /* the fragment's, which notes the partner; or NULL */
     float *distances; /* [gossip_block_count] updated on success, zeroed at first: rms of theirs - theta of
                        * each block, or GOSSIP_DISTANCE_DECAY times what it was when that is more; for the
                        * next gossip_modular_encode of this fragment; or NULL */

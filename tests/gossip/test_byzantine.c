@@ -155,6 +155,7 @@ static void merge(struct swarm *s, struct node *node, const float theirs[DIMS], 
                                        .own_norm = sqrt(sums.xx),
                                        .distance = gossip_sums_distance(&sums),
                                        .radius = gossip_history_radius(&node->distances),
+                                       .known = node->distances.count,
                                        .missed = node->distances.missed,
                                        .way = gossip_sums_distance(&own)};
         result = gossip_gate(&in, &scale);

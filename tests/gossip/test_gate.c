@@ -145,8 +145,54 @@ Test(gate, at_the_start_a_partner_must_be_about_as_far_as_we_have_gone)
         gossip_history_push(&h, 50);
     }
     struct gossip_gate_input in = {
-        .own_norm = 100, .distance = 50, .radius = gossip_history_radius(&h), .way = 3};
+        .own_norm = 100, .distance = 50, .radius = gossip_history_radius(&h), .known = h.count, .way = 3};
     cr_assert_eq(gossip_gate(&in, &scale), 0); /* the past speaks now */
+}
+
+/* Half of a short past may be one hostile partner's, and then the median is: what it sends must still be
+ * refused, until the past is full. */
+Test(gate, a_short_past_is_not_believed_alone)
+{
+    struct gossip_gate_input in = {.own_norm = 100, .radius = 75, .way = 3};
+    float scale;
+    for (in.known = GOSSIP_HISTORY_MIN; in.known <= GOSSIP_HISTORY; in.known++) {
+        in.distance = GOSSIP_YOUNG_FACTOR * 3 * 0.999;
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        in.distance = GOSSIP_YOUNG_FACTOR * 3 * 1.001;
+        cr_assert_eq(gossip_gate(&in, &scale), in.known < GOSSIP_HISTORY ? ERR_FAR : 0);
+    }
+}
+
+/* Old and scaled weights are cut, by how old they are and on top of what their distance costs them. */
+Test(gate, cuts_who_is_behind_and_who_only_scales)
+{
+    struct gossip_gate_input in = {.own_norm = 100,
+                                   .distance = 1,
+                                   .radius = 1,
+                                   .known = GOSSIP_HISTORY,
+                                   .behind_limit = GOSSIP_BEHIND_MAX};
+    float scale;
+    for (in.behind = 0; in.behind > -GOSSIP_BEHIND_MAX; in.behind -= 0.05) {
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        cr_assert_eq(scale, 1.0f);
+    }
+    for (in.behind = -GOSSIP_BEHIND_MAX - 0.01; in.behind > -1000; in.behind *= 2) {
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        cr_assert_float_eq(-in.behind * (double)scale, GOSSIP_BEHIND_SHARE, 1e-6);
+    }
+    in.behind = 0;
+    for (int side = -1; side <= 1; side += 2) {
+        in.distance = 1;
+        in.radial = side * GOSSIP_RADIAL_MAX;
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        cr_assert_eq(scale, 1.0f);
+        in.radial *= 1.01;
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        cr_assert_float_eq(scale, GOSSIP_RADIAL_SCALE, 1e-6);
+        in.distance = 1.25;
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        cr_assert_float_eq(scale, GOSSIP_RADIAL_SCALE / 1.25, 1e-6);
+    }
 }
 
 Test(gate, numbers_that_are_not_finite_are_told_as_such)

@@ -379,7 +379,7 @@ Test(job, history_is_a_ring_and_its_median_resists_a_minority)
     cr_assert_eq(h.count, GOSSIP_HISTORY);
     cr_assert_float_eq(gossip_history_radius(&h), 1.5, 1e-12);
     struct gossip_gate_input in = {
-        .own_norm = 10, .distance = 6, .radius = 3, .own_round = 8, .partner_round = 0};
+        .own_norm = 10, .distance = 6, .radius = 3, .known = h.count, .own_round = 8};
     float scale;
     cr_assert_eq(gossip_gate(&in, &scale), 0);
     cr_assert_float_eq(scale, 0.5f, 1e-6);
@@ -390,7 +390,7 @@ Test(job, history_is_a_ring_and_its_median_resists_a_minority)
     cr_assert_eq(gossip_gate(&in, &scale), ERR_FAR);
     in.distance = (double)NAN;
     cr_assert_eq(gossip_gate(&in, &scale), ERR_NOT_FINITE);
-    in = (struct gossip_gate_input){.own_norm = 1, .distance = 0.5, .radius = 0};
+    in = (struct gossip_gate_input){.own_norm = 1, .distance = 0.5, .radius = 0, .known = GOSSIP_HISTORY};
     cr_assert_eq(gossip_gate(&in, &scale), 0);
     cr_assert_eq(scale, 1.0f); /* a past of identical models cuts nothing */
 }

@@ -117,7 +117,7 @@ Test(export_plan, the_reason_is_the_member_s)
 
 Test(export_plan, what_cannot_be_used_is_not_asked_for_twice)
 {
-    static const int errors[] = {ERR_MALFORMED, ERR_MISMATCH, ERR_NOT_FINITE, ERR_REFUSED, ERR_TIMEOUT};
+    static const int errors[] = {ERR_MALFORMED, ERR_MISMATCH, ERR_NOT_FINITE, ERR_FAR, ERR_TIMEOUT};
     begin(6, 1);
     for (int i = 0; i < 5; i++) {
         cr_assert_eq(ask(), i);
@@ -149,7 +149,7 @@ Test(export_plan, a_full_plan_takes_no_more)
     cr_assert_eq(plan.count, EXPORT_MEMBERS_MAX);
     for (size_t i = 0; i < EXPORT_MEMBERS_MAX; i++) {
         cr_assert_geq(ask(), 0);
-        export_plan_failed(&plan, now_ns, ERR_REFUSED);
+        export_plan_failed(&plan, now_ns, ERR_FAR);
     }
     cr_assert_eq(ask(), -1);
 }

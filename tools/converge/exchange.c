@@ -30,6 +30,7 @@ int exchange_model_init(struct exchange_model *model, const struct train_layout 
         return cut;
     model->fragment_count = (size_t)cut;
     model->block_count = gossip_block_count(model->tensors, model->tensor_count);
+    model->trail_floats = gossip_trail_floats(model->tensors, model->tensor_count);
     model->blob_bytes_max = gossip_encoded_bytes(GOSSIP_CODEC_FP32, model->param_count);
     return 0;
 }
@@ -56,8 +57,29 @@ static float *distances_of(const struct exchange_rule *rule, const struct exchan
     return side->memory->distances + (before == 0 ? 0 : gossip_block_count(rule->model->tensors, before));
 }
 
+void exchange_memory_init(const struct exchange_model *model, struct exchange_memory *memory)
+{
+    float *marks = memory->marks;
+    for (size_t f = 0; f < model->fragment_count; f++) {
+        const struct gossip_fragment *fragment = &model->fragments[f];
+        const struct gossip_tensor *tensors = model->tensors + fragment->first_tensor;
+        gossip_trail_init(&memory->trails[f], tensors, fragment->tensor_count, marks);
+        marks += gossip_trail_floats(tensors, fragment->tensor_count);
+    }
+}
+
+/* The fragment's round is over. */
+static void end_round(const struct exchange_rule *rule, struct exchange_side *side, bool merged)
+{
+    gossip_history_round(&side->memory->history[rule->fragment], merged);
+    gossip_trail_round(&side->memory->trails[rule->fragment], tensors_of(rule),
+                       fragment_of(rule)->tensor_count, side->phi + fragment_of(rule)->offset);
+}
+
 void exchange_forget(const struct exchange_model *model, struct exchange_memory *memory)
 {
+    for (size_t f = 0; f < model->fragment_count; f++)
+        gossip_trail_forget(&memory->trails[f]);
     memset(memory->history, 0, sizeof memory->history);
     memset(&memory->changes, 0, sizeof memory->changes);
     gossip_nearness_forget(&memory->nearness, NULL);
@@ -68,7 +90,7 @@ int exchange_solo(const struct exchange_rule *rule, struct exchange_side *side)
 {
     size_t at = fragment_of(rule)->offset;
     struct gossip_history *history = &side->memory->history[rule->fragment];
-    gossip_history_round(history, false);
+    end_round(rule, side, false);
     return gossip_solo_job(fragment_of(rule)->count, &rule->outer, history->missed, side->theta + at,
                            side->phi + at, side->delta + at, side->diff + at);
 }
@@ -235,6 +257,7 @@ static int merge(const struct exchange_rule *rule, struct exchange_side *self,
         .theta = self->theta + at,
         .own = sent_of(self, other),
         .partner = sent_of(other, self),
+        .trail = &self->memory->trails[rule->fragment],
         .distances = distances_of(rule, self),
     };
     struct gossip_merge_report report = {0};
@@ -247,7 +270,7 @@ static int merge(const struct exchange_rule *rule, struct exchange_side *self,
         self->refused = true;
         return exchange_solo(rule, self);
     }
-    gossip_history_round(&self->memory->history[rule->fragment], true);
+    end_round(rule, self, true);
     self->merged = true;
     self->clipped = report.scale < 1.0F;
     self->corrected = report.corrected;

@@ -8,6 +8,7 @@
 #include "gossip/fragment.h"
 #include "gossip/merge/gate.h"
 #include "gossip/merge/outer.h"
+#include "gossip/merge/trail.h"
 #include "gossip/tensor.h"
 #include "tools/converge/converge.h"
 #include "train/trainer.h"
@@ -20,6 +21,7 @@ struct exchange_model {
     struct gossip_fragment fragments[GOSSIP_FRAGMENTS_MAX];
     size_t fragment_count;
     size_t block_count;    /* of the whole model */
+    size_t trail_floats;   /* likewise */
     size_t blob_bytes_max; /* of any fragment in any codec */
 };
 
@@ -33,7 +35,12 @@ struct exchange_memory {
     struct gossip_history changes; /* of the loss, by results tried */
     struct gossip_nearness nearness;
     float *distances; /* [block_count] rms to the last partner, of each block of the model */
+    struct gossip_trail trails[CONVERGE_FRAGMENTS_MAX];
+    float *marks; /* [trail_floats] the trails' */
 };
+
+/* Lays the trails out in marks. */
+void exchange_memory_init(const struct exchange_model *model, struct exchange_memory *memory);
 
 /* Forgets all, as a node does that lost its memory. */
 void exchange_forget(const struct exchange_model *model, struct exchange_memory *memory);

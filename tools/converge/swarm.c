@@ -164,9 +164,11 @@ static int get_arrays(struct swarm *swarm, struct swarm_node *node)
     node->buffers.repairs = allocator_get(&swarm->heap, swarm->model.blob_bytes_max, 1);
     node->buffers.wanted = allocator_get(&swarm->heap, swarm->model.block_count, sizeof(uint32_t));
     node->memory.distances = allocator_get(&swarm->heap, swarm->model.block_count, sizeof(float));
+    node->memory.marks = allocator_get(&swarm->heap, swarm->model.trail_floats, sizeof(float));
     if (node->buffers.blob == NULL || node->buffers.repairs == NULL || node->buffers.wanted == NULL ||
-        node->memory.distances == NULL)
+        node->memory.distances == NULL || node->memory.marks == NULL)
         return ERR_NO_MEMORY;
+    exchange_memory_init(&swarm->model, &node->memory);
     if (!node->hostile)
         return 0;
     node->first = allocator_get(&swarm->heap, floats, sizeof(float));
@@ -283,6 +285,7 @@ void swarm_close(struct swarm *swarm)
                           node->buffers.repairs,
                           node->buffers.wanted,
                           node->memory.distances,
+                          node->memory.marks,
                           node->trial};
         for (size_t m = 0; m < sizeof memory / sizeof *memory; m++)
             allocator_release(heap, memory[m]);
