@@ -71,7 +71,7 @@ enum {
 #define GOSSIP_START_FACTOR  6.0  /* own ways: without a past, a partner further than this is refused */
 #define GOSSIP_YOUNG_FACTOR  24.0 /* own ways: the same while the past is not full */
 #define GOSSIP_START_SHARE   0.01 /* of the own norm: a way counts as at least so long */
-#define GOSSIP_BEHIND_MAX    0.7  /* gossip/merge/trail.h: a partner further behind is cut */
+#define GOSSIP_BEHIND_MAX    0.8  /* gossip/merge/trail.h: a partner further behind is cut */
 #define GOSSIP_BEHIND_FACTOR 1.4  /* or further than so many medians */
 #define GOSSIP_BEHIND_ERRORS 2.0  /* standard errors in its favour */
 #define GOSSIP_BEHIND_SHARE  0.1  /* of the way: to so much */

@@ -15,7 +15,7 @@
  * of what partners were lately (hostile ones are less than half; their median counts as 1 at most, and before
  * there is one).  Measured (8 nodes, the transformer of docs/RESULTS.md, 40 cycles): honest partners -0.51 to
  * 0, with a node ten times slower all but a few of the first, with half of the swarm apart for a third of the
- * run 19 of 1,550 merges below the limit; old weights -0.95 and beyond from the fifth cycle on.
+ * run 19 of 1,550 merges below -0.7; old weights -0.95 and beyond from the fifth cycle on.
  *
  * How old is not known, and one mark is not enough: noise that comes and goes makes recent ways point back as
  * often as not, so that weights much older than the mark look level.  Hence marks of ages that double, and
