@@ -108,8 +108,8 @@ MUST_USE int gossip_set_state(struct gossip *g, uint64_t now_ns, uint64_t round,
                               const struct id *digest, uint64_t cookie);
 /* Fetches a peer's whole slow weights into buffer [layout.encoded_bytes[FP32]], borrowed until the one final
  * event: STATE or FETCH_FAILED.  A broken stream is opened again and continues where it stopped; a member
- * that answers nothing within first_frame_ns is given up (ERR_TIMEOUT): ask another.  ERR_STATE: a fetch is
- * running.  ERR_INVALID: cap too small. */
+ * that answers nothing within first_frame_ns, or cannot be reached within stall_ns, is given up
+ * (ERR_TIMEOUT): ask another.  ERR_STATE: a fetch is running.  ERR_INVALID: cap too small. */
 MUST_USE int gossip_fetch(struct gossip *g, uint64_t now_ns, const struct id *peer, uint8_t *buffer,
                           size_t cap);
 /* Ends a running fetch with FETCH_FAILED (ERR_CLOSED); without one nothing happens. */

@@ -72,7 +72,7 @@ void export_plan_merged(struct export_plan *plan, uint64_t round, double distanc
     plan->current = plan->count;
 }
 
-/* A timeout is of the whole transfer, or of many tries to open a stream: gossip/exchange.h. */
+/* A timeout is of the whole transfer, or of one that does not even answer: gossip/exchange.h. */
 static bool is_final(int err)
 {
     return err == ERR_MALFORMED || err == ERR_MISMATCH || err == ERR_NOT_FINITE || err == ERR_FAR ||

@@ -53,8 +53,8 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
     if (in->distance > GOSSIP_DISTANCE_MAX * in->own_norm)
         return ERR_FAR;
     double way = fmax(in->way, GOSSIP_START_SHARE * in->own_norm);
-    if (in->distance > (isinf(in->radius) ? GOSSIP_START_FACTOR : GOSSIP_YOUNG_FACTOR) * way &&
-        in->known < GOSSIP_HISTORY)
+    double ways = in->known < GOSSIP_HISTORY_MIN ? GOSSIP_START_FACTOR : GOSSIP_YOUNG_FACTOR;
+    if (in->known < GOSSIP_HISTORY && in->distance > ways * way)
         return ERR_FAR;
     /* A radius of zero follows a past of identical models (the shared start): it says nothing about
      * distances. */

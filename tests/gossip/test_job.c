@@ -365,6 +365,40 @@ Test(job, one_hostile_round_moves_phi_by_at_most_half_beta_tau)
     }
 }
 
+/* The job must ask the trail and its own arrays, and neither where strangers may come. */
+Test(job, old_and_scaled_weights_are_cut)
+{
+    enum { OLD, SCALED, KINDS };
+    static float old[LEN], marks[2 * GOSSIP_TRAIL_LEVELS * LEN];
+    struct gossip_merge_report report;
+    cr_assert_leq(gossip_trail_floats(tensors, 3), sizeof marks / sizeof *marks);
+    for (int kind = 0; kind < KINDS; kind++) {
+        for (int rule = 0; rule < 3; rule++) {
+            struct gossip_trail trail;
+            start(17, GOSSIP_CODEC_FP32, GOSSIP_CODEC_FP32);
+            for (size_t i = 0; i < LEN; i++)
+                old[i] = a.phi[i] + (i % 2 == 0 ? 0.075F : -0.075F);
+            gossip_trail_init(&trail, tensors, 3, marks);
+            gossip_trail_round(&trail, tensors, 3, old);
+            for (int i = 0; i < GOSSIP_TRAIL_CYCLES; i++)
+                gossip_trail_round(&trail, tensors, 3, a.phi);
+            for (size_t i = 0; i < LEN; i++)
+                b.theta[i] = kind == OLD ? a.phi[i] + 4 * (old[i] - a.phi[i]) : 1.2F * a.theta[i];
+            cr_assert_eq(gossip_encode(GOSSIP_CODEC_FP32, tensors, 3, b.theta, b.blob, b.len), 0);
+            for (int i = 0; i < GOSSIP_HISTORY; i++)
+                gossip_history_push(&a.history, 0.3 * sqrt(LEN));
+            struct gossip_merge_input in = input(&a, &b);
+            in.trail = rule == 1 ? NULL : &trail;
+            in.strangers = rule == 2;
+            cr_assert_eq(gossip_merge_job(&in, &a.history, a.phi, a.delta, a.diff, &report), 0);
+            bool cut = rule == 0 || (rule == 1 && kind == SCALED);
+            cr_assert(cut ? report.scale > 0.02F && report.scale < 0.11F : report.scale == 1.0F,
+                      "kind %d, rule %d: %g", kind, rule, (double)report.scale);
+            cr_assert_eq(trail.behind.count, rule == 0 ? 1 : 0);
+        }
+    }
+}
+
 Test(job, history_is_a_ring_and_its_median_resists_a_minority)
 {
     struct gossip_history h = {0};
