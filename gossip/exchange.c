@@ -409,10 +409,7 @@ int gossip_merge_done(struct gossip *g, uint64_t now_ns, uint64_t round, int res
         if (g->buffers[i].use != GOSSIP_BUFFER_LENT || g->buffers[i].round != round)
             continue;
         g->buffers[i].use = GOSSIP_BUFFER_FREE;
-        if (result < 0) {
-            g->counters.refused++;
-            trace_emit(&g->config.trace, TRACE_GATE_REFUSED, now_ns, NULL, (int64_t)round, 0, result);
-        }
+        g->counters.refused += result < 0;
         return ERR_OK;
     }
     return ERR_NOT_FOUND;

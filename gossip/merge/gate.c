@@ -66,7 +66,7 @@ int gossip_gate(const struct gossip_gate_input *in, float *scale)
     *scale = cut ? (float)(in->radius / in->distance) : 1.0f;
     if (in->behind < -in->behind_limit)
         *scale = fminf(*scale, (float)(GOSSIP_BEHIND_SHARE / -in->behind));
-    if (fabs(in->radial) > GOSSIP_RADIAL_MAX)
+    if (fabs(in->radial) > GOSSIP_RADIAL_MAX * in->distance + GOSSIP_RADIAL_GROWTH * in->growth)
         *scale *= (float)GOSSIP_RADIAL_SCALE;
     return ERR_OK;
 }

@@ -18,9 +18,11 @@
  * an attack until it makes up half of the history, then the medians let it in.  Two nodes alone that were
  * refused once and drift apart meanwhile are back within 24 exchanges.
  *
- * Differences of honest partners have hardly a part along the weights themselves: -0.2 to 0.2 of their
- * length, in the undisturbed swarm of docs/RESULTS.md within 0.09; only beside a node ten times slower while
- * weights are fresh, in its smallest fragment, up to 0.6.  Scaled weights differ in nothing else.
+ * Differences of honest partners have hardly a part along the weights themselves once norms stand: -0.2 to
+ * 0.2 of their length, in the undisturbed swarm of docs/RESULTS.md within 0.09.  Scaled weights differ in
+ * nothing else.  While the own norm still moves, theirs may be elsewhere on the same way: beyond
+ * GOSSIP_RADIAL_MAX of the difference, GOSSIP_RADIAL_GROWTH times what the own norm changed by lately is
+ * let through, which is as much as a partner twice as fast, or one that stands still, can be off.
  * One hostile partner that doubles its weights draws nearer with each exchange, since what it takes in it
  * sees doubled, until it is within the distances of a past that it has widened itself: then this tells it. It
  * is cut, on top of the cut by distance, and not refused, since two groups that grew apart must be able to
@@ -77,6 +79,7 @@ enum {
 #define GOSSIP_BEHIND_ERRORS 2.0  /* standard errors in its favour */
 #define GOSSIP_BEHIND_SHARE  0.1  /* of the way: to so much */
 #define GOSSIP_RADIAL_MAX    0.25 /* share of a difference along the own weights: beyond it, it is cut */
+#define GOSSIP_RADIAL_GROWTH 1.0  /* changes of the own norm */
 #define GOSSIP_RADIAL_SCALE  0.1  /* to so much */
 
 /* The last distances of one run; zeroed at first, kept by the caller (merge thread), may be stored on disk.
@@ -109,8 +112,8 @@ struct gossip_gate_input {
     double way; /* |theta - phi|, own training since the fragment's last round; INFINITY: no rule at start */
     double behind;       /* gossip_trail_behind; 0: no rule */
     double behind_limit; /* gossip_trail_limit */
-    double
-        radial; /* (theirs - ours) . ours / (|theirs - ours| |ours|), -1 to 1: weights scaled, not trained */
+    double radial;       /* (theirs - ours) . ours / |ours|: how much longer or shorter they are than ours */
+    double growth;       /* gossip_trail_growth; INFINITY: no rule */
 };
 
 /* Returns 0 and *scale in (0, 1], by which theirs - ours is multiplied.  ERR_STALE: rounds too far apart.

@@ -225,12 +225,16 @@ int gossip_merge_job(const struct gossip_merge_input *in, struct gossip_history 
                                      .missed = history->missed,
                                      .way = in->strangers ? INFINITY : sqrt(survey.way_square),
                                      .behind = gossip_trail_behind(&survey.trail),
-                                     .behind_limit = INFINITY};
+                                     .behind_limit = INFINITY,
+                                     .growth = INFINITY};
     bool has_way = survey.trail.levels > 0 && isfinite(gate.behind);
     if (has_way)
         gate.behind_limit = gossip_trail_limit(in->trail);
-    if (!in->strangers && gate.own_norm > 0 && gate.distance > 0)
-        gate.radial = (survey.product - survey.own_square) / (gate.own_norm * gate.distance);
+    if (survey.trail.trail != NULL && isfinite(gate.own_norm) && gate.own_norm > 0) {
+        gossip_trail_norm(in->trail, gate.own_norm);
+        gate.growth = gossip_trail_growth(in->trail);
+        gate.radial = (survey.product - survey.own_square) / gate.own_norm;
+    }
     result = gossip_gate(&gate, &scale);
     if (result == ERR_OK || result == ERR_FAR)
         gossip_history_push(history, gate.distance);

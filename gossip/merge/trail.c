@@ -38,6 +38,7 @@ void gossip_trail_forget(struct gossip_trail *trail)
 {
     trail->rounds = 0;
     trail->behind = (struct gossip_history){.count = 0};
+    trail->norms_seen = 0;
 }
 
 static void make_mark(const struct gossip_tensor tensors[], size_t tensor_count, const float phi[],
@@ -126,4 +127,21 @@ double gossip_trail_limit(const struct gossip_trail *trail)
 void gossip_trail_met(struct gossip_trail *trail, double behind)
 {
     gossip_history_push(&trail->behind, fmax(0, -behind));
+}
+
+void gossip_trail_norm(struct gossip_trail *trail, double norm)
+{
+    trail->norms[trail->norms_seen++ % GOSSIP_TRAIL_NORMS] = norm;
+}
+
+double gossip_trail_growth(const struct gossip_trail *trail)
+{
+    double least = INFINITY, most = 0;
+    if (trail->norms_seen < GOSSIP_HISTORY_MIN)
+        return INFINITY;
+    for (size_t i = 0; i < GOSSIP_TRAIL_NORMS && i < trail->norms_seen; i++) {
+        least = fmin(least, trail->norms[i]);
+        most = fmax(most, trail->norms[i]);
+    }
+    return most - least;
 }

@@ -25,6 +25,11 @@
  * back at most GOSSIP_BEHIND_SHARE / 2 of D.  So halves of a swarm that trained apart for long, each of which
  * is behind in the other's eyes, still come together, and nobody is shut out.
  *
+ * Weights that are only scaled lie on no way; they show in the norm.  Honest partners' norms differ by what
+ * training changed in ours lately, times how much more or less they trained: while weights are fresh that is
+ * most of the difference, in a small model or beside a slow node up to 0.9 of it, and a fixed bound drove
+ * such swarms apart.  So the own norms of the last merges are kept, and gossip/merge/gate.h measures by them.
+ *
  * A sample is enough: behind is a mean over thousands of values, and 4 of each 256 give it within 0.03 where
  * a fragment has 100,000.  In a model so small that the sample says less, GOSSIP_BEHIND_ERRORS standard
  * errors are held to the partner's favour.  Two marks a level, of which the older is used, are 0.75 bytes a
@@ -44,6 +49,7 @@ enum {
     GOSSIP_TRAIL_SAMPLE = 4, /* values kept of each block of GOSSIP_BLOCK */
     GOSSIP_TRAIL_CYCLES = 4, /* rounds of the fragment between two marks of the first level */
     GOSSIP_TRAIL_LEVELS = 6, /* each with twice the rounds of the one before */
+    GOSSIP_TRAIL_NORMS = 8,  /* own norms remembered: as many merges as a partner may be rounds away */
 };
 
 /* One fragment's; all arrays are the caller's. */
@@ -51,8 +57,10 @@ struct gossip_trail {
     struct {
         float *older, *newer; /* [values of a mark] sampled phi */
     } levels[GOSSIP_TRAIL_LEVELS];
-    uint64_t rounds;              /* since the start or the last jump */
-    struct gossip_history behind; /* of the last partners, as numbers above 0 */
+    uint64_t rounds;                  /* since the start or the last jump */
+    struct gossip_history behind;     /* of the last partners, as numbers above 0 */
+    double norms[GOSSIP_TRAIL_NORMS]; /* |ours| at the last merges, also refused ones: a ring */
+    uint64_t norms_seen;
 };
 
 /* Floats that a trail over these tensors takes: 2 * GOSSIP_TRAIL_LEVELS marks. */
@@ -86,5 +94,9 @@ double gossip_trail_behind(const struct gossip_trail_sums *sums);
 double gossip_trail_limit(const struct gossip_trail *trail);
 /* A partner was so far behind (finite). */
 void gossip_trail_met(struct gossip_trail *trail, double behind);
+/* A merge is tried with weights of this norm (finite). */
+void gossip_trail_norm(struct gossip_trail *trail, double norm);
+/* Largest less smallest of the remembered norms; INFINITY while fewer than GOSSIP_HISTORY_MIN are. */
+double gossip_trail_growth(const struct gossip_trail *trail);
 
 #endif

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 
 #include "gossip/merge/gate.h"
+#include "gossip/merge/trail.h"
 #include "numbers.h"
 
 Test(gate, median_equals_that_of_sorted_values)
@@ -181,17 +182,105 @@ Test(gate, cuts_who_is_behind_and_who_only_scales)
         cr_assert_float_eq(-in.behind * (double)scale, GOSSIP_BEHIND_SHARE, 1e-6);
     }
     in.behind = 0;
-    for (int side = -1; side <= 1; side += 2) {
+    for (int i = 0; i < 6; i++) {
+        int side = i % 2 == 0 ? 1 : -1;
+        in.growth = 0.1 * (i / 2); /* a norm that moves makes others' norms less of a sign */
         in.distance = 1;
-        in.radial = side * GOSSIP_RADIAL_MAX;
+        in.radial = side * (0.999 * GOSSIP_RADIAL_MAX + GOSSIP_RADIAL_GROWTH * in.growth);
         cr_assert_eq(gossip_gate(&in, &scale), 0);
         cr_assert_eq(scale, 1.0f);
-        in.radial *= 1.01;
+        in.radial = side * (1.001 * GOSSIP_RADIAL_MAX + GOSSIP_RADIAL_GROWTH * in.growth);
         cr_assert_eq(gossip_gate(&in, &scale), 0);
         cr_assert_float_eq(scale, GOSSIP_RADIAL_SCALE, 1e-6);
         in.distance = 1.25;
+        in.radial *= 1.25;
         cr_assert_eq(gossip_gate(&in, &scale), 0);
         cr_assert_float_eq(scale, GOSSIP_RADIAL_SCALE / 1.25, 1e-6);
+        in.growth = INFINITY; /* too little is known */
+        cr_assert_eq(gossip_gate(&in, &scale), 0);
+        cr_assert_float_eq(scale, 0.8f, 1e-6);
+    }
+}
+
+enum { NODES = 8, VALUES = 256 };
+
+struct grower {
+    double x[VALUES];
+    struct gossip_history history;
+    struct gossip_trail trail;
+};
+
+/* What one takes of the other by the gate's leave. */
+static double share_of(struct grower *a, const struct grower *b)
+{
+    double own = 0, product = 0, distance = 0;
+    float scale = 0;
+    for (size_t i = 0; i < VALUES; i++) {
+        own += a->x[i] * a->x[i];
+        product += a->x[i] * b->x[i];
+        distance += (b->x[i] - a->x[i]) * (b->x[i] - a->x[i]);
+    }
+    gossip_trail_norm(&a->trail, sqrt(own));
+    struct gossip_gate_input in = {.own_norm = sqrt(own),
+                                   .distance = sqrt(distance),
+                                   .radius = gossip_history_radius(&a->history),
+                                   .known = a->history.count,
+                                   .way = INFINITY,
+                                   .behind_limit = INFINITY,
+                                   .radial = (product - own) / sqrt(own),
+                                   .growth = gossip_trail_growth(&a->trail)};
+    int result = gossip_gate(&in, &scale);
+    gossip_history_push(&a->history, in.distance);
+    return result < 0 ? 0 : (double)scale;
+}
+
+/* Spread of the norms of a swarm whose weights grow while they are fresh, one node's at another speed, each
+ * merge with half of what the gate lets through, or without gate. */
+static double spread_of_growers(double speed, bool gated)
+{
+    static struct grower nodes[NODES];
+    struct numbers n;
+    double least = INFINITY, most = 0;
+    numbers_init(&n, 3);
+    for (size_t k = 0; k < NODES; k++) {
+        nodes[k] = (struct grower){.trail = {.rounds = 0}};
+        for (size_t i = 0; i < VALUES; i++)
+            nodes[k].x[i] = i % 2 == 0 ? 1 : -1;
+    }
+    for (int round = 0; round < 40; round++) {
+        uint32_t bit = 1u << numbers_below(&n, 3);
+        for (size_t k = 0; k < NODES; k++)
+            for (size_t i = 0; i < VALUES; i++)
+                nodes[k].x[i] +=
+                    (k == 0 ? speed : 1) * ((i % 2 == 0 ? 0.1 : -0.1) + 0.03 * numbers_normal(&n));
+        for (size_t k = 0; k < NODES; k++) {
+            struct grower *a = &nodes[k], *b = &nodes[k ^ bit];
+            if ((k & bit) != 0)
+                continue;
+            double into_a = gated ? share_of(a, b) : 1, into_b = gated ? share_of(b, a) : 1;
+            for (size_t i = 0; i < VALUES; i++) {
+                double apart = b->x[i] - a->x[i];
+                a->x[i] += into_a * apart / 2;
+                b->x[i] -= into_b * apart / 2;
+            }
+        }
+    }
+    for (size_t k = 0; k < NODES; k++) {
+        double square = 0;
+        for (size_t i = 0; i < VALUES; i++)
+            square += nodes[k].x[i] * nodes[k].x[i];
+        least = fmin(least, sqrt(square));
+        most = fmax(most, sqrt(square));
+    }
+    return (most - least) / most;
+}
+
+/* A fixed bound on what lies along the weights drives such a swarm apart: who is cut falls further back. */
+Test(gate, a_swarm_that_grows_at_different_speeds_stays_together)
+{
+    for (double speed = 0; speed <= 3; speed += 0.25) {
+        double gated = spread_of_growers(speed, true), plain = spread_of_growers(speed, false);
+        cr_assert_leq(gated, 1.5 * plain, "speed %g: %g, and without gate %g", speed, gated, plain);
     }
 }
 

@@ -170,3 +170,24 @@ Test(trail, no_way_no_rule)
     }
     free(memory);
 }
+
+/* The own norm's changes, of the last merges only and of no merges before a jump. */
+Test(trail, growth_is_that_of_the_last_norms)
+{
+    start();
+    for (int turn = 0; turn < 2; turn++) {
+        for (int i = 1; i <= 100; i++) {
+            gossip_trail_norm(&trail, 10 + i % 20);
+            int known = i < GOSSIP_TRAIL_NORMS ? i : GOSSIP_TRAIL_NORMS, least = 100, most = 0;
+            for (int k = i - known + 1; k <= i; k++) {
+                least = k % 20 < least ? k % 20 : least;
+                most = k % 20 > most ? k % 20 : most;
+            }
+            double growth = gossip_trail_growth(&trail);
+            cr_assert(i < GOSSIP_HISTORY_MIN ? isinf(growth) : growth == most - least, "%d: %g", i, growth);
+        }
+        gossip_trail_forget(&trail);
+        cr_assert(isinf(gossip_trail_growth(&trail)));
+    }
+    free(memory);
+}
