@@ -143,7 +143,7 @@ def test(context):
         run = first.wait_run("trains again", 30, lambda run: run["state"] == "training")
         expect(run["round"] >= saved, "it goes on from round %d" % saved)
         first.ask("run", "leave", swarm.run_id)
-        wait_until("the run is gone", 20, lambda: not first.run() or first.run()["state"] == "left")
+        wait_until("the run is gone", 20, lambda: (first.run() or {"state": "left"})["state"] == "left")
 
 
 harness.run(test, 200)
