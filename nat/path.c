@@ -9,11 +9,10 @@
 static const uint64_t millisecond_ns = UINT64_C(1000000);
 static const uint64_t stall_ns = UINT64_C(50000000); /* a tick this late means that our own thread was busy */
 
-/* Bodies.  PROBE: {1: sequence, 2: address it goes to, 3: sender wants a route, 4: this way is ageing, 5: the
- * sender's address has changed, and nothing came by the route it uses since}.
+/* Bodies.  PROBE: {1: sequence, 2: address it goes to, 3: sender wants a route, 4: this way is ageing}.
  * PROBE_ANSWER: {1: sequence, 2: address the probe came from}.  Both addresses are of one family, so an
  * answer is never the larger one; over a relay or a TCP link it repeats the probe's for the same reason. */
-enum { KEY_SEQUENCE = 1, KEY_ADDR = 2, KEY_WANTED = 3, KEY_AGEING = 4, KEY_MOVED = 5, BODY_TOKENS = 32 };
+enum { KEY_SEQUENCE = 1, KEY_ADDR = 2, KEY_WANTED = 3, KEY_AGEING = 4, BODY_TOKENS = 32 };
 
 /* ---- life ---- */
 
@@ -209,7 +208,6 @@ void nat_path_moved(struct nat_path *path, uint64_t now_ns)
         if (!peer->used)
             continue;
         path_doubt(path, now_ns, peer);
-        peer->moved = true;
         path_step(path, now_ns, peer);
     }
 }
@@ -262,7 +260,6 @@ struct probe_body {
     struct net_addr addr;
     bool wanted;
     bool ageing;
-    bool moved;
 };
 
 static int read_body(const struct net_message *message, struct probe_body *body)
@@ -285,9 +282,6 @@ static int read_body(const struct net_message *message, struct probe_body *body)
             break;
         case KEY_AGEING:
             body->ageing = pack_read_bool(&r);
-            break;
-        case KEY_MOVED:
-            body->moved = pack_read_bool(&r);
             break;
         default:
             pack_skip(&r);
@@ -329,8 +323,6 @@ static int recv_probe(struct nat_path *path, uint64_t now_ns, const struct net_m
             peer->interest_ns = now_ns;
         path_heard_from(path, now_ns, peer, &message->addr);
         path_told_age(peer, now_ns, &message->addr, body->ageing);
-        if (body->moved)
-            path_told_moved(path, now_ns, peer, &message->addr);
         path_step(path, now_ns, peer);
     }
     size_t at = ring_push(&path->answer_ring);
@@ -486,21 +478,19 @@ bool nat_path_poll_event(struct nat_path *path, struct nat_path_event *out)
     return true;
 }
 
-static void write_body(struct net_message *out, const struct probe_body *body)
+static void write_body(struct net_message *out, uint32_t sequence, const struct net_addr *addr,
+                       const bool *wanted, bool ageing)
 {
     uint8_t wire[NET_ADDR_WIRE_MAX];
-    size_t len = net_addr_encode(&body->addr, wire);
-    bool probe = out->kind == NET_KIND_PROBE;
+    size_t len = net_addr_encode(addr, wire);
     struct pack_writer w = pack_writer_of(out->body, sizeof out->body);
-    pack_map(&w, 2 + (size_t)probe + (size_t)body->ageing + (size_t)body->moved);
-    pack_key_uint(&w, KEY_SEQUENCE, body->sequence);
+    pack_map(&w, 2 + (size_t)(wanted != NULL) + (size_t)ageing);
+    pack_key_uint(&w, KEY_SEQUENCE, sequence);
     pack_key_bin(&w, KEY_ADDR, bytes_of(wire, len));
-    if (probe)
-        pack_key_bool(&w, KEY_WANTED, body->wanted);
-    if (body->ageing)
+    if (wanted != NULL)
+        pack_key_bool(&w, KEY_WANTED, *wanted);
+    if (ageing)
         pack_key_bool(&w, KEY_AGEING, true);
-    if (body->moved)
-        pack_key_bool(&w, KEY_MOVED, true);
     out->body_len = pack_writer_len(&w);
     ASSERT(out->body_len > 0);
 }
@@ -516,7 +506,7 @@ static bool next_answer(struct nat_path *path, struct net_message *out)
     out->peer = answer->peer;
     out->addr = answer->addr;
     out->kind = NET_KIND_PROBE_ANSWER;
-    write_body(out, &(struct probe_body){.sequence = answer->sequence, .addr = answer->seen});
+    write_body(out, answer->sequence, &answer->seen, NULL, false);
     return true;
 }
 
@@ -528,15 +518,11 @@ static bool next_probe(struct nat_path *path, uint64_t now_ns, struct path_peer 
         struct path_candidate *at = &peer->candidates[i];
         if (!at->used || !at->probe_due)
             continue;
-        struct probe_body body = {.sequence = path_probe_sent(path, now_ns, peer, at),
-                                  .addr = at->addr,
-                                  .wanted = peer->wanted,
-                                  .ageing = now_ns >= path_ageing_at(peer, at),
-                                  .moved = path_is_moved(peer)};
+        uint32_t sequence = path_probe_sent(path, now_ns, peer, at);
         out->peer = peer->id;
         out->addr = at->addr;
         out->kind = NET_KIND_PROBE;
-        write_body(out, &body);
+        write_body(out, sequence, &at->addr, &peer->wanted, now_ns >= path_ageing_at(peer, at));
         path_plan(path, now_ns, peer);
         return true;
     }

@@ -177,8 +177,7 @@ MUST_USE int nat_path_candidate_add(struct nat_path *path, uint64_t now_ns, cons
  * without ROUTE_GONE, and the routes in use among them are dead.  O(candidates of all peers). */
 void nat_path_via_closed(struct nat_path *path, uint64_t now_ns, uint16_t via);
 /* Our own address has changed: every route in use is suspect until something is heard by it again, so that
- * packets go by a standby as well, and all are probed at once.  Those probes tell the peers, who do the same.
- * O(peers). */
+ * packets go by a standby as well, and all are probed at once.  O(peers). */
 void nat_path_moved(struct nat_path *path, uint64_t now_ns);
 /* Both sides are told to open their NATs for each other: unanswered candidates are probed every 30 ms for 5
  * s. ERR_NOT_FOUND: no such peer. */

@@ -80,7 +80,6 @@ struct path_peer {
     bool told_up;
     bool doubtful;         /* the route in use has become suspect, and a standby helps out: to be told */
     bool improved;         /* the route in use replaced one that worked */
-    bool moved;            /* the last suspicion came of a change of our own address */
     uint16_t heard_beside; /* datagrams in a row that came by `beside`, none by the route in use */
     uint16_t beside;       /* candidate, or PATH_NONE */
     uint16_t active;       /* candidate, or PATH_NONE */
@@ -99,7 +98,6 @@ struct path_peer {
     uint64_t punch_until_ns;
     uint64_t changed_ns;   /* last time a route became active */
     uint64_t lost_ns;      /* when the last route died */
-    uint64_t told_ns;      /* when the peer last told that it has moved */
     uint64_t new_probe_ns; /* last probe to an address learnt from a datagram */
     uint64_t interest_ns;  /* an unwanted peer is kept for a minute after this */
     uint64_t wake_ns;
@@ -257,11 +255,6 @@ void path_tell(struct nat_path *path, struct path_peer *peer);
 void path_step(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 /* What the peer's probe by this address said of its mapping. */
 void path_told_age(struct path_peer *peer, uint64_t now_ns, const struct net_addr *addr, bool ageing);
-/* Our address has changed and nothing has come by the route in use since. */
-bool path_is_moved(const struct path_peer *peer);
-/* A probe of the peer from addr says that of its own address and route. */
-void path_told_moved(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
-                     const struct net_addr *addr);
 /* Makes the route in use suspect, if there is one. */
 void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 /* Recomputes when the peer needs path_step next, and lowers the core's deadline. */

@@ -21,7 +21,6 @@ static const uint64_t new_probe_gap_ns = MS(50);
 static const uint64_t fresh_answer_ns = MS(2000);
 static const uint64_t one_way_ns = MS(2500);
 static const uint64_t just_changed_ns = MS(1000);
-static const uint64_t told_again_ns = MS(1000); /* a peer that says so in every probe costs no more */
 static const uint64_t dead_margin_ns = MS(10);
 static const uint64_t global_penalty_ns =
     MS(10);                                  /* a private route wins unless it is slower by more than this */
@@ -300,7 +299,6 @@ static void suspect(struct nat_path *path, uint64_t now_ns, struct path_peer *pe
 {
     set_state(active, now_ns, NAT_SUSPECT);
     active->suspect_sequence = active->next_sequence;
-    peer->moved = false;
     path->stats.suspicions++;
     path_log(path, now_ns, peer, active, NAT_PATH_SUSPECTED);
     path_probe_by(active, now_ns);
@@ -315,21 +313,6 @@ void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
 {
     if (peer->active != PATH_NONE && peer->candidates[peer->active].state == NAT_ACTIVE)
         suspect(path, now_ns, peer, &peer->candidates[peer->active]);
-}
-
-bool path_is_moved(const struct path_peer *peer)
-{
-    return peer->moved && peer->active != PATH_NONE && peer->candidates[peer->active].state == NAT_SUSPECT;
-}
-
-void path_told_moved(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
-                     const struct net_addr *addr)
-{
-    if (peer->active == PATH_NONE || net_addr_equal(&peer->candidates[peer->active].addr, addr) ||
-        (peer->told_ns != 0 && now_ns - peer->told_ns < told_again_ns))
-        return;
-    peer->told_ns = now_ns;
-    path_doubt(path, now_ns, peer);
 }
 
 /* When the route becomes suspect if nothing is heard. */

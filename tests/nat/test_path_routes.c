@@ -489,22 +489,6 @@ Test(path_routes, a_move_makes_the_route_suspect_until_it_is_heard)
     net_close(&net);
 }
 
-/* The other end would know by silence, 120 ms after the last datagram; a probe by the standby comes at 45. */
-Test(path_routes, a_peer_that_moved_is_followed_at_once)
-{
-    struct net_addr both[2];
-    two_nodes();
-    relay_link(MS(45));
-    struct link *direct = direct_link(MS(40));
-    net_transfer(&net, 0, 1, S(2));
-    cr_assert(net_uses(&net, 1, 0, direct_a));
-    direct->up_ab = direct->up_ba = false;
-    nat_path_moved(net.nodes[0].path, net.now_ns);
-    net_transfer(&net, 0, 1, MS(70));
-    cr_expect_eq(nat_path_routes(net.nodes[1].path, &net.nodes[0].id, both), 2);
-    net_close(&net);
-}
-
 /* ---- idle intervals ---- */
 
 /* Probes over the link in ten minutes. */
