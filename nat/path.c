@@ -207,25 +207,59 @@ void nat_path_moved(struct nat_path *path, uint64_t now_ns)
         struct path_peer *peer = &path->peers[i];
         if (!peer->used)
             continue;
-        path_doubt(path, now_ns, peer);
+        path_moved(path, now_ns, peer);
+        path_step(path, now_ns, peer);
+    }
+}
+
+void nat_path_relay_moved(struct nat_path *path, uint64_t now_ns)
+{
+    for (uint16_t i = 0; i < path->slot_count; i++) {
+        struct path_peer *peer = &path->peers[i];
+        if (!peer->used || peer->active == PATH_NONE || peer->candidates[peer->active].state != NAT_SUSPECT)
+            continue;
+        path_seek_help(path, now_ns, peer);
         path_step(path, now_ns, peer);
     }
 }
 
 /* ---- inputs ---- */
 
+/* The common case: it came by the route in use, which is not suspect.  False: something is to be done. */
+static bool hear_in_use(struct path_peer *peer, uint64_t now_ns, const struct net_addr *addr)
+{
+    struct path_candidate *active = peer->active == PATH_NONE ? NULL : &peer->candidates[peer->active];
+    if (active == NULL || active->state != NAT_ACTIVE || !net_addr_equal(&active->addr, addr))
+        return false;
+    active->heard_ns = now_ns; /* the planned wake-up is now early at worst */
+    peer->heard_beside = 0;
+    peer->doubt_at_ns = 0;
+    return true;
+}
+
 void nat_path_heard(struct nat_path *path, uint64_t now_ns, const struct id *id, const struct net_addr *addr)
 {
     struct path_peer *peer = path_find(path, id);
     if (peer == NULL)
         return;
-    struct path_candidate *active = peer->active == PATH_NONE ? NULL : &peer->candidates[peer->active];
-    if (active != NULL && active->state == NAT_ACTIVE && net_addr_equal(&active->addr, addr)) {
-        active->heard_ns = now_ns; /* the planned wake-up is now early at worst */
-        peer->heard_beside = 0;
+    if (hear_in_use(peer, now_ns, addr))
+        return;
+    path_heard_from(path, now_ns, peer, addr);
+    path_step(path, now_ns, peer);
+}
+
+void nat_path_carried(struct nat_path *path, uint64_t now_ns, const struct id *id,
+                      const struct net_addr *addr)
+{
+    struct path_peer *peer = path_find(path, id);
+    if (peer == NULL)
+        return;
+    if (hear_in_use(peer, now_ns, addr)) {
+        peer->carried = true;
         return;
     }
     path_heard_from(path, now_ns, peer, addr);
+    path_carried_by(peer, now_ns, addr);
     path_step(path, now_ns, peer);
 }
 

@@ -25,9 +25,9 @@
  *                                  v                 |     v unanswered                                   |
  *                                 DEAD <----answer---+--- DEAD <-------- still silent, 3 more probes -----+
  *
- * CANDIDATE, PROBING: never answered, never used.  ANSWERING: a standby.  ACTIVE or SUSPECT: the route in
- * use, one per peer at most.  DEAD: probed rarely; a punched one that never answered is forgotten instead,
- * and so is one by an auxiliary socket after a minute.
+ * CANDIDATE, PROBING: never answered or used.  ANSWERING: a standby.  ACTIVE or SUSPECT: the route in use,
+ * one per peer at most.  DEAD: probed rarely, or forgotten: if punched and never answered, or by a socket of
+ * its own.
  *
  * Driver: after each input drain nat_path_poll_event, then nat_path_poll_send, then re-arm one timer from
  * nat_path_deadline_ns.  Single-threaded, no allocation after init. */
@@ -87,8 +87,7 @@ enum nat_path_event_type {
     NAT_PATH_OBSERVED,      /* peer, at addr, sees this node at old: feed it to observed.h */
     NAT_PATH_AGEING,        /* addr, in use, has had 0.6 of the life of its mapping: punch from fresh sockets
                                and offer the result; it is used when it has answered twice */
-    NAT_PATH_DOUBTFUL,   /* addr, in use, is suspect, and packets go by a standby too: have QUIC send one that
-                            is answered, so that it finds by the standby what was lost */
+    NAT_PATH_DOUBTFUL,   /* addr, in use, is suspect and a standby helps: have QUIC send what is answered */
     NAT_PATH_ROUTE_GONE, /* no candidate goes by the auxiliary socket addr.via (the rest of addr is zero,
                             and so is peer) any more: close it */
 };
@@ -119,7 +118,7 @@ enum nat_path_step {
     NAT_PATH_PROBED,   /* its first probe left */
     NAT_PATH_ANSWERED, /* its first answer, or the first after it was dead */
     NAT_PATH_ACTIVATED,
-    NAT_PATH_SUSPECTED,
+    NAT_PATH_SUSPECTED, /* once more: our own address has changed */
     NAT_PATH_DIED,
     NAT_PATH_DROPPED,
 };
@@ -176,9 +175,11 @@ MUST_USE int nat_path_candidate_add(struct nat_path *path, uint64_t now_ns, cons
 /* A socket, TCP link or relay session of ours (not NET_VIA_MAIN) is closed: its candidates go at once,
  * without ROUTE_GONE, and the routes in use among them are dead.  O(candidates of all peers). */
 void nat_path_via_closed(struct nat_path *path, uint64_t now_ns, uint16_t via);
-/* Our own address has changed: every route in use is suspect until something is heard by it again, so that
- * packets go by a standby as well, and all are probed at once.  O(peers). */
+/* Our own address or way out has changed: every route in use is suspect (anew) until something is heard by
+ * it, so that packets go by a standby as well, and all are probed at once.  O(candidates of all peers). */
 void nat_path_moved(struct nat_path *path, uint64_t now_ns);
+/* A relay has learnt of it: what went through it meanwhile is lost, and suspect routes ask by it anew. */
+void nat_path_relay_moved(struct nat_path *path, uint64_t now_ns);
 /* Both sides are told to open their NATs for each other: unanswered candidates are probed every 30 ms for 5
  * s. ERR_NOT_FOUND: no such peer. */
 MUST_USE int nat_path_punch(struct nat_path *path, uint64_t now_ns, const struct id *peer);
@@ -195,13 +196,15 @@ uint64_t nat_path_keepalive(const struct nat_path *path);
 /* Clamped to 5..120 s; 0 forgets.  Intervals in use shrink with the next probe. */
 void nat_path_set_keepalive(struct nat_path *path, uint64_t keepalive_ns);
 
-/* An authentic datagram of peer came from addr: a sealed one that net_seal_open accepted, or a QUIC packet
- * that the connection accepted.  O(1); call it for each. */
+/* A sealed datagram of peer that net_seal_open accepted came from addr.  O(1); call it for each. */
 void nat_path_heard(struct nat_path *path, uint64_t now_ns, const struct id *peer,
                     const struct net_addr *addr);
-/* Bytes in flight to the peer, as QUIC counts them, or that came from it since the last call, whichever are
- * more; call it at least every 200 ms while there are any, and once with 0.  More than 4 KiB means busy.  A
- * hint older than a second counts as 0. */
+/* The same for a QUIC packet.  It goes by the route that its sender uses, probes by all: where QUIC begins to
+ * come by another, and ours is silent for 10 ms more, ours becomes suspect, once a second at most. */
+void nat_path_carried(struct nat_path *path, uint64_t now_ns, const struct id *peer,
+                      const struct net_addr *addr);
+/* Bytes in flight to the peer, or that came from it since the last call, whichever are more; call it at least
+ * every 200 ms while there are any, and once with 0.  Above 4 KiB is busy.  Good for a second. */
 void nat_path_busy(struct nat_path *path, uint64_t now_ns, const struct id *peer, uint64_t bytes_in_flight);
 /* A message of kind NET_KIND_PROBE or NET_KIND_PROBE_ANSWER (asserted), opened by net/seal.  Includes what
  * nat_path_heard does.  ERR_MALFORMED: drop.  ERR_REFUSED: it claims to be from this node, or answers no
@@ -234,13 +237,11 @@ MUST_USE int nat_path_peer_at(const struct nat_path *path, const struct net_addr
 /* Candidates of a peer, at most cap; returns how many, or ERR_NOT_FOUND. */
 MUST_USE int nat_path_candidates(const struct nat_path *path, const struct id *peer,
                                  struct nat_path_info out[], size_t cap);
-/* The last entries of a wanted peer's log, oldest first, at most cap; returns how many.  ERR_NOT_FOUND: no
- * such peer, or it is not wanted. */
+/* The last entries of a wanted peer's log, oldest first, at most cap; returns how many, or ERR_NOT_FOUND. */
 MUST_USE int nat_path_trace(const struct nat_path *path, const struct id *peer, struct nat_path_trace out[],
                             size_t cap);
 /* added, probed, answered, active, suspect, dead or gone. */
 const char *nat_path_step_text(enum nat_path_step step);
-/* Everything counted since nat_path_init, by value. */
 struct nat_path_stats nat_path_stats(const struct nat_path *path);
 /* Asserts every internal relation; for tests, fuzzers and the simulator.  O(peers). */
 void nat_path_check_invariants(const struct nat_path *path);

@@ -80,6 +80,8 @@ struct path_peer {
     bool told_up;
     bool doubtful;         /* the route in use has become suspect, and a standby helps out: to be told */
     bool improved;         /* the route in use replaced one that worked */
+    bool carried;          /* QUIC came by the route in use since it was last taken or doubted */
+    bool hinted;           /* the last suspicion came of a sign, not of silence */
     uint16_t heard_beside; /* datagrams in a row that came by `beside`, none by the route in use */
     uint16_t beside;       /* candidate, or PATH_NONE */
     uint16_t active;       /* candidate, or PATH_NONE */
@@ -96,8 +98,11 @@ struct path_peer {
     uint64_t busy_since_ns; /* since when more than the threshold is in flight */
     uint64_t busy_until_ns; /* probing stays brisk until then */
     uint64_t punch_until_ns;
-    uint64_t changed_ns;   /* last time a route became active */
-    uint64_t lost_ns;      /* when the last route died */
+    uint64_t changed_ns; /* last time a route became active */
+    uint64_t lost_ns;    /* when the last route died */
+    uint64_t
+        doubt_at_ns; /* QUIC comes by another route: the one in use is doubted if silent until then; 0: no */
+    uint64_t doubted_ns;   /* when that happened last; 0: never */
     uint64_t new_probe_ns; /* last probe to an address learnt from a datagram */
     uint64_t interest_ns;  /* an unwanted peer is kept for a minute after this */
     uint64_t wake_ns;
@@ -241,6 +246,8 @@ uint64_t path_ageing_at(const struct path_peer *peer, const struct path_candidat
 /* Authentic bytes of peer came from addr. */
 void path_heard_from(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
                      const struct net_addr *addr);
+/* It was a QUIC packet. */
+void path_carried_by(struct path_peer *peer, uint64_t now_ns, const struct net_addr *addr);
 /* The probe of this sequence was answered from where it went; false: it is not outstanding. */
 bool path_answered(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
                    struct path_candidate *candidate, uint32_t sequence);
@@ -255,8 +262,10 @@ void path_tell(struct nat_path *path, struct path_peer *peer);
 void path_step(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 /* What the peer's probe by this address said of its mapping. */
 void path_told_age(struct path_peer *peer, uint64_t now_ns, const struct net_addr *addr, bool ageing);
-/* Makes the route in use suspect, if there is one. */
-void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
+/* Our own address has changed: the route in use is suspect from now on, or all that is known is tried. */
+void path_moved(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
+/* While the route in use is suspect: standbys are probed, and QUIC is to send by them. */
+void path_seek_help(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 /* Recomputes when the peer needs path_step next, and lowers the core's deadline. */
 void path_plan(struct nat_path *path, uint64_t now_ns, struct path_peer *peer);
 

@@ -21,6 +21,8 @@ static const uint64_t new_probe_gap_ns = MS(50);
 static const uint64_t fresh_answer_ns = MS(2000);
 static const uint64_t one_way_ns = MS(2500);
 static const uint64_t just_changed_ns = MS(1000);
+static const uint64_t twin_wait_ns = MS(10);
+static const uint64_t doubt_again_ns = MS(1000); /* a peer that changes ways all the time costs no more */
 static const uint64_t dead_margin_ns = MS(10);
 static const uint64_t global_penalty_ns =
     MS(10);                                  /* a private route wins unless it is slower by more than this */
@@ -132,6 +134,9 @@ static uint64_t hold_ns(const struct nat_path *path, uint64_t now_ns, const stru
 static void activate(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
                      struct path_candidate *candidate)
 {
+    static const enum trace_kind up_kinds[] = {[PATH_CLASS_UDP] = TRACE_ROUTE_UP,
+                                               [PATH_CLASS_TCP] = TRACE_ROUTE_UP_TCP,
+                                               [PATH_CLASS_RELAYED] = TRACE_ROUTE_UP_RELAYED};
     ASSERT(candidate->proven && peer->active == PATH_NONE);
     set_state(candidate, now_ns, NAT_ACTIVE);
     peer->active = (uint16_t)(candidate - peer->candidates);
@@ -139,10 +144,12 @@ static void activate(struct nat_path *path, uint64_t now_ns, struct path_peer *p
     peer->improved = false;
     peer->heard_beside = 0;
     peer->beside = PATH_NONE;
+    peer->carried = false;
+    peer->doubt_at_ns = 0;
     path->stats.changes++;
     path_log(path, now_ns, peer, candidate, NAT_PATH_ACTIVATED);
-    trace_emit(&path->config.trace, TRACE_ROUTE_UP, now_ns, &peer->id, (int64_t)(candidate->srtt_ns / 1000),
-               0, ERR_OK);
+    trace_emit(&path->config.trace, up_kinds[path_class(candidate)], now_ns, &peer->id,
+               (int64_t)(candidate->srtt_ns / 1000), 0, ERR_OK);
     path_tell(path, peer);
 }
 
@@ -255,8 +262,12 @@ void path_candidate_close(struct nat_path *path, uint64_t now_ns, struct path_pe
 static void note_beside(struct path_peer *peer, const struct path_candidate *candidate)
 {
     uint16_t index = (uint16_t)(candidate - peer->candidates);
-    if (peer->active == PATH_NONE || index == peer->active)
+    if (peer->active == PATH_NONE)
         return;
+    if (index == peer->active) {
+        peer->doubt_at_ns = 0;
+        return;
+    }
     if (peer->beside != index)
         peer->heard_beside = 0;
     peer->beside = index;
@@ -292,16 +303,31 @@ static bool follow(struct nat_path *path, uint64_t now_ns, struct path_peer *pee
     return true;
 }
 
+/* By itself QUIC uses one route.  Where it begins to come by another, the peer has left the route in use or
+ * doubts it, with a packet by each then: if no twin comes by the route in use, that is dead this way at
+ * least. */
+void path_carried_by(struct path_peer *peer, uint64_t now_ns, const struct net_addr *addr)
+{
+    const struct path_candidate *candidate = path_candidate_at(peer, addr);
+    if (peer->active == PATH_NONE || candidate == NULL)
+        return;
+    const struct path_candidate *active = &peer->candidates[peer->active];
+    if (candidate == active) {
+        peer->carried = true;
+    } else if (active->state == NAT_ACTIVE && peer->carried && peer->doubt_at_ns == 0) {
+        uint64_t longer_ns = 0; /* the way of the twin */
+        if (candidate->proven && active->srtt_ns > candidate->srtt_ns)
+            longer_ns = (active->srtt_ns - candidate->srtt_ns) / 2;
+        peer->doubt_at_ns = now_ns + longer_ns + twin_wait_ns;
+        if (peer->doubted_ns != 0)
+            peer->doubt_at_ns = path_later(peer->doubt_at_ns, peer->doubted_ns + doubt_again_ns);
+    }
+}
+
 /* ---- silence ---- */
 
-static void suspect(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
-                    struct path_candidate *active)
+void path_seek_help(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
 {
-    set_state(active, now_ns, NAT_SUSPECT);
-    active->suspect_sequence = active->next_sequence;
-    path->stats.suspicions++;
-    path_log(path, now_ns, peer, active, NAT_PATH_SUSPECTED);
-    path_probe_by(active, now_ns);
     path_probe_standbys(peer, now_ns);
     if (path_second(peer) != PATH_NONE) {
         peer->doubtful = true;
@@ -309,10 +335,51 @@ static void suspect(struct nat_path *path, uint64_t now_ns, struct path_peer *pe
     }
 }
 
-void path_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+static void suspect(struct nat_path *path, uint64_t now_ns, struct path_peer *peer,
+                    struct path_candidate *active)
 {
-    if (peer->active != PATH_NONE && peer->candidates[peer->active].state == NAT_ACTIVE)
-        suspect(path, now_ns, peer, &peer->candidates[peer->active]);
+    path->stats.suspicions += active->state != NAT_SUSPECT;
+    set_state(active, now_ns, NAT_SUSPECT);
+    active->suspect_sequence = active->next_sequence;
+    peer->hinted = false;
+    path_log(path, now_ns, peer, active, NAT_PATH_SUSPECTED);
+    path_probe_by(active, now_ns);
+    path_seek_help(path, now_ns, peer);
+}
+
+/* For another reason than its silence. */
+static void doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
+    suspect(path, now_ns, peer, &peer->candidates[peer->active]);
+    peer->hinted = true;
+}
+
+/* What was sent since the suspicion began may not have left: a suspect route is suspect anew. */
+void path_moved(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
+    if (peer->active != PATH_NONE) {
+        doubt(path, now_ns, peer);
+        return;
+    }
+    for (size_t i = 0; i < NAT_PATH_CANDIDATES_MAX; i++)
+        path_probe_by(&peer->candidates[i], now_ns);
+}
+
+/* When the route becomes suspect because the peer's packets come by another. */
+static uint64_t doubt_at(const struct nat_path *path, const struct path_peer *peer)
+{
+    return peer->doubt_at_ns == 0 ? UINT64_MAX
+                                  : path_later(peer->doubt_at_ns, path->stalled_ns + twin_wait_ns);
+}
+
+static void step_doubt(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
+{
+    peer->doubt_at_ns = 0;
+    if (follow(path, now_ns, peer))
+        return;
+    peer->carried = false;
+    peer->doubted_ns = now_ns;
+    doubt(path, now_ns, peer);
 }
 
 /* When the route becomes suspect if nothing is heard. */
@@ -363,6 +430,8 @@ static void step_active(struct nat_path *path, uint64_t now_ns, struct path_peer
             bury_active(path, now_ns, peer);
     } else if (now_ns >= one_way_at(active)) {
         bury_active(path, now_ns, peer);
+    } else if (now_ns >= doubt_at(path, peer)) {
+        step_doubt(path, now_ns, peer);
     } else if (now_ns >= suspicion_at(path, now_ns, peer, active) && !follow(path, now_ns, peer)) {
         suspect(path, now_ns, peer, active);
     }
@@ -423,7 +492,8 @@ void path_heard_from(struct nat_path *path, uint64_t now_ns, struct path_peer *p
     note_beside(peer, candidate);
     if (candidate->state == NAT_SUSPECT) {
         candidate->state = NAT_ACTIVE; /* since_ns stays: it was the route all along */
-        candidate->wary_until_ns = now_ns + wary_life_ns;
+        if (!peer->hinted)
+            candidate->wary_until_ns = now_ns + wary_life_ns;
         path->stats.false_suspicions++;
     } else if (candidate->state == NAT_DEAD && candidate->probe_at_ns > now_ns + new_probe_gap_ns) {
         look_into(peer, candidate, now_ns);
@@ -526,7 +596,7 @@ void path_plan(struct nat_path *path, uint64_t now_ns, struct path_peer *peer)
         if (active->state == NAT_SUSPECT)
             wake_ns = path_sooner(wake_ns, death_at(path, now_ns, peer));
         else
-            wake_ns = path_sooner(wake_ns,
+            wake_ns = path_sooner(path_sooner(wake_ns, doubt_at(path, peer)),
                                   path_sooner(one_way_at(active), suspicion_at(path, now_ns, peer, active)));
         if (active->ageing == PATH_YOUNG)
             wake_ns = path_sooner(wake_ns, path_ageing_at(peer, active));

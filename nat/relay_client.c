@@ -221,8 +221,11 @@ void nat_relay_client_close(struct nat_relay_client *client, uint64_t now_ns, ui
 void nat_relay_client_moved(struct nat_relay_client *client, uint64_t now_ns)
 {
     for (size_t i = 0; i < NAT_RELAY_CLIENT_RELAYS_MAX; i++) {
-        if (client->relays[i].used && rc_relay_active(&client->relays[i]))
-            rc_keep_now(client, now_ns, &client->relays[i]);
+        struct rc_relay *relay = &client->relays[i];
+        if (!relay->used || !rc_relay_active(relay))
+            continue;
+        relay->moved_ns = now_ns;
+        rc_keep_now(client, now_ns, relay);
     }
 }
 

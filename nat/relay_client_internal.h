@@ -41,6 +41,7 @@ struct rc_relay {
     uint32_t sessions; /* of any state but WAITING */
     uint32_t failures; /* since the last answer */
     uint32_t lease_s;
+    uint64_t moved_ns;    /* our address changed, and it has yet to know: KEEP and PROVE are urgent; 0: no */
     uint64_t keep_at_ns;  /* next KEEP when none is open */
     uint64_t heard_ns;    /* any frame or message */
     uint64_t used_ns;     /* a frame in or out */

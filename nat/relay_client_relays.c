@@ -5,12 +5,14 @@
 
 static const uint64_t millisecond_ns = UINT64_C(1000000);
 
-#define BUSY_NS        (5000 * millisecond_ns) /* a relay is busy for so long after a frame */
-#define REPROBE_NS     (300000 * millisecond_ns)
-#define SETTLE_NS      (300 * millisecond_ns)
-#define BACKOFF_NS     (30000 * millisecond_ns)
-#define PROVE_LIMIT_NS (3000 * millisecond_ns)
-#define UNKNOWN_RTT_NS (500 * millisecond_ns) /* what a silent candidate counts as in a choice */
+#define BUSY_NS         (5000 * millisecond_ns) /* a relay is busy for so long after a frame */
+#define REPROBE_NS      (300000 * millisecond_ns)
+#define SETTLE_NS       (300 * millisecond_ns)
+#define BACKOFF_NS      (30000 * millisecond_ns)
+#define PROVE_LIMIT_NS  (3000 * millisecond_ns)
+#define URGENT_NS       (1000 * millisecond_ns) /* requests are urgent for so long after a move */
+#define URGENT_SLACK_NS (30 * millisecond_ns)
+#define UNKNOWN_RTT_NS  (500 * millisecond_ns) /* what a silent candidate counts as in a choice */
 
 enum {
     TRIES_LOST = 3,     /* fewer unanswered may be chance */
@@ -175,6 +177,7 @@ int rc_recv_proven(struct nat_relay_client *client, uint64_t now_ns, struct rc_r
         return ERR_REFUSED;
     }
     relay->prove.open = false;
+    relay->moved_ns = 0;
     take_seen(client, relay, m);
     if (net_addr_equal(&from->addr, &relay->alt))
         use_alt(relay);
@@ -600,6 +603,16 @@ uint64_t rc_relay_next_ns(const struct nat_relay_client *client, const struct rc
     return next_ns;
 }
 
+/* After a move nothing comes through the relay until KEEP and PROVE have, and both may be lost in a full
+ * queue of our own line: for a while they are repeated as soon as an answer might have come. */
+static void hurry(uint64_t now_ns, const struct rc_relay *relay, struct rc_request *request)
+{
+    if (relay->moved_ns == 0 || relay->rtt_ns == 0 || now_ns - relay->moved_ns > URGENT_NS)
+        return;
+    uint64_t at_ns = now_ns + relay->rtt_ns + relay->rtt_ns / 2 + URGENT_SLACK_NS;
+    request->at_ns = at_ns < request->at_ns ? at_ns : request->at_ns;
+}
+
 static bool send_keep(struct nat_relay_client *client, uint64_t now_ns, struct rc_relay *relay,
                       struct rc_request *request, const struct net_addr *to, struct net_message *out)
 {
@@ -610,6 +623,7 @@ static bool send_keep(struct nat_relay_client *client, uint64_t now_ns, struct r
     rc_request_sent(client, now_ns, request, false);
     if (relay->rtt_ns > client->config.repeat_ns / 2)
         request->at_ns += client->config.repeat_ns;
+    hurry(now_ns, relay, request);
     return true;
 }
 
@@ -637,6 +651,7 @@ bool rc_relay_send(struct nat_relay_client *client, uint64_t now_ns, struct rc_r
         out->addr = relay->prove_addr;
         nat_relay_encode(&m, out);
         rc_request_sent(client, now_ns, &relay->prove, true);
+        hurry(now_ns, relay, &relay->prove);
         return true;
     }
     if (rc_request_due(&relay->ask, now_ns))

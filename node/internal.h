@@ -228,6 +228,7 @@ struct node {
     char lan_reason[NET_UV_LAN_REASON_SIZE]; /* why LAN discovery does not run; empty: it does */
     struct net_addr locals[NODE_LOCALS_MAX]; /* interface addresses, global and private */
     size_t local_count;
+    struct net_addr sources[2]; /* what packets to the internet leave with, of each family */
     struct node_mapped mapped[NODE_MAPPED_MAX];
     struct net_addr verified[NODE_OWN_ADDRS_MAX]; /* handed to nat/reach for dial-backs */
     size_t verified_count;

@@ -350,6 +350,7 @@ static void relay_event(struct node *node, uint64_t now_ns, const struct nat_rel
             (void)result; /* a report that is not to be believed is ignored */
             nat_reach_seen(node->reach, now_ns, &event->relay_addr, &event->seen);
         }
+        nat_path_relay_moved(node->path, now_ns); /* the proof of our new address goes out before */
         break;
     }
 }

@@ -47,6 +47,16 @@ static size_t read_locals(struct node *node, struct net_addr out[NODE_LOCALS_MAX
     return count;
 }
 
+/* True when what packets leave with has changed.  A new address is of no use before its route, and what was
+ * sent in between is lost. */
+static bool read_sources(struct node *node)
+{
+    const struct net_addr now[] = {net_uv_watch_source(NET_FAMILY_V4), net_uv_watch_source(NET_FAMILY_V6)};
+    bool changed = !net_addr_equal(&now[0], &node->sources[0]) || !net_addr_equal(&now[1], &node->sources[1]);
+    memcpy(node->sources, now, sizeof now);
+    return changed;
+}
+
 static bool same_ip(const struct net_addr *a, const struct net_addr *b)
 {
     return a->family == b->family && memcmp(a->ip, b->ip, sizeof a->ip) == 0;
@@ -85,8 +95,9 @@ static void check_locals(struct node *node, uint64_t now_ns)
 {
     struct net_addr now[NODE_LOCALS_MAX] = {{0}};
     size_t count = read_locals(node, now);
+    bool same = !read_sources(node) && count == node->local_count;
     node->locals_next_ns = now_ns + LOCALS_S * NODE_SECOND_NS;
-    if (count == node->local_count && memcmp(now, node->locals, sizeof now) == 0)
+    if (same && memcmp(now, node->locals, sizeof now) == 0)
         return;
     memcpy(node->locals, now, sizeof now);
     node->local_count = count;
@@ -695,6 +706,7 @@ int own_open(struct node *node, uint64_t now_ns, char why[NODE_ERROR_SIZE])
     }
     open_lan(node);
     node->local_count = read_locals(node, node->locals);
+    (void)read_sources(node);
     node->locals_next_ns = now_ns + LOCALS_S * NODE_SECOND_NS;
     result = net_uv_watch_open(&node->watch, &node->loop, on_locals, node);
     if (result < 0)

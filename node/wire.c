@@ -42,7 +42,7 @@ static void receive_quic(struct node *node, uint64_t now_ns, const struct net_ad
     int result = quic_recv(node->quic, now_ns, is_known ? &known : NULL, datagram, &peer, &reply);
     if (result == 1) {
         ways_heard(node, now_ns, from);
-        nat_path_heard(node->path, now_ns, &peer, from);
+        nat_path_carried(node->path, now_ns, &peer, from);
     } else if (result < 0) {
         trace_emit(&node->trace, TRACE_DATAGRAM_DROPPED, now_ns, is_known ? &known : NULL, 0, 0, result);
     }

@@ -1,11 +1,14 @@
 #include "net/uv/watch.h"
 
+#include <arpa/inet.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "net/uv/port.h"
 
 struct net_uv_watch {
     uv_poll_t poll;
@@ -31,7 +34,9 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 
 static int open_socket(void)
 {
-    struct sockaddr_nl at = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR};
+    struct sockaddr_nl at = {.nl_family = AF_NETLINK,
+                             .nl_groups = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE |
+                                          RTMGRP_IPV6_ROUTE};
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
     if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) != 0) {
         (void)close(fd);
@@ -72,4 +77,25 @@ void net_uv_watch_close(struct net_uv_watch *watch)
         return;
     (void)uv_poll_stop(&watch->poll);
     uv_close((uv_handle_t *)&watch->poll, on_closed);
+}
+
+struct net_addr net_uv_watch_source(enum net_family family)
+{
+    /* A root name server's: an address that no sane network has a special route for. */
+    static const char *const far[] = {
+        [NET_FAMILY_V4] = "198.41.0.4:53", [NET_FAMILY_V6] = "[2001:503:ba3e::2:30]:53"};
+    struct net_addr addr;
+    struct sockaddr_storage at;
+    ASSERT(family == NET_FAMILY_V4 || family == NET_FAMILY_V6);
+    int rc = net_addr_parse(far[family], &addr);
+    ASSERT(rc == ERR_OK);
+    socklen_t len = port_to_sockaddr(&addr, &at);
+    int fd = socket(at.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool known = fd >= 0 && connect(fd, (struct sockaddr *)&at, len) == 0 &&
+                 getsockname(fd, (struct sockaddr *)&at, &len) == 0 && port_from_sockaddr(&at, &addr) &&
+                 net_addr_scope(&addr) != NET_SCOPE_INVALID;
+    if (fd >= 0)
+        (void)close(fd);
+    addr.port = 0;
+    return known ? addr : (struct net_addr){.family = NET_FAMILY_NONE};
 }

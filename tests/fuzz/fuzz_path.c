@@ -203,7 +203,7 @@ static void step(struct world *world, struct reader *r)
         may_fail(nat_path_punch(world->path, world->now_ns, &peer));
         break;
     case 4:
-        nat_path_heard(world->path, world->now_ns, &peer, &addr);
+        (op / 13 % 2 == 0 ? nat_path_heard : nat_path_carried)(world->path, world->now_ns, &peer, &addr);
         break;
     case 5:
         nat_path_busy(world->path, world->now_ns, &peer, read_u16(r));

@@ -211,7 +211,7 @@ static inline void net_deliver(struct path_net *net, int best)
         uint64_t gap_ns = node->data_ns == 0 ? 0 : net->now_ns - node->data_ns;
         node->data_gap_ns = gap_ns > node->data_gap_ns ? gap_ns : node->data_gap_ns;
         node->data_ns = net->now_ns;
-        nat_path_heard(net->nodes[flight.to].path, net->now_ns, &flight.message.peer, &flight.message.addr);
+        nat_path_carried(net->nodes[flight.to].path, net->now_ns, &flight.message.peer, &flight.message.addr);
         net_drain(net, flight.to);
     } else {
         (void)net_receive(net, flight.to, &flight.message);

@@ -269,6 +269,25 @@ Test(relay_client, moves_go_on)
     net_close(world);
 }
 
+/* The first KEEP after a move is lost, as in a full queue of our own line: the next does not wait for 0.3 s.
+ */
+Test(relay_client, what_a_move_needs_is_repeated_soon)
+{
+    struct net_world *world = world_of(10);
+    reserve(world);
+    (void)open_to_b(world, R1);
+    net_run(world, 500 * MS);
+    world->nodes[A].addr = net_test_addr("203.0.113.77:1234");
+    world->loss_percent = 100;
+    nat_relay_client_moved(world->nodes[A].client, world->now_ns);
+    net_run(world, 10 * MS);
+    world->loss_percent = 0;
+    net_run(world, 240 * MS);
+    cr_expect(passes(world, A, B, via_of(world, A)));
+    cr_expect(passes(world, B, A, via_of(world, B)));
+    net_close(world);
+}
+
 /* The relay itself moves: it is followed to an address that answers with its key, the route stays the same.
  */
 Test(relay_client, relay_moves)
