@@ -8,7 +8,8 @@
  * names another peer.  Several sessions to one peer, through different relays, are fine.
  *
  * Liveness: every relay in use is sent a KEEP, each 15 s when idle (which keeps the NAT open), each 0.8 s
- * while packets pass.  Unanswered ones are repeated every 0.3 s; after 1.8 s without any sign the relay is
+ * while packets pass.  Unanswered ones are repeated every 0.3 s, or 1.5 round trips and 30 ms if that is
+ * sooner and our own address has changed within the last second; after 1.8 s without any sign the relay is
  * lost, which is within 3 s of its death while packets pass: its sessions go down, its reservation is lost,
  * and the next candidate is asked at once.
  *

@@ -27,6 +27,7 @@ STEP_SECONDS = 40  # after several deaths within a minute better routes are take
 OUTAGE_SECONDS = 4
 CLOCK_MS = 150  # between the command's start and the daemon's
 LIFE_SECONDS = 200
+MAPPING_MS = 20000  # the life of the mappings of kind life
 MOST_AGAIN = 2  # transfers that ended in the midst of an event, and so say nothing of it
 
 
@@ -313,7 +314,8 @@ class Roam:
         result = transfer.wait(30)
         self.transfer = None
         self.transfers.append(result)
-        known_ms = known_ms or 1000 * result["seconds"]
+        # The mapping in use may be about to end when it is learnt that they end; what replaces it need not.
+        known_ms = known_ms + MAPPING_MS if known_ms else 1000 * result["seconds"]
         if self.args.out:
             self.keep_traces("life")
         for name, begin, end in (("life learning", 0, known_ms), ("life", known_ms, 1e12)):
