@@ -149,8 +149,10 @@ void nat_reach_locals(struct nat_reach *reach, uint64_t now_ns, const struct net
         return;
     memcpy(reach->locals, addrs, count * sizeof addrs[0]);
     reach->local_count = count;
-    for (size_t family = 0; family < REACH_FAMILIES; family++)
+    for (size_t family = 0; family < REACH_FAMILIES; family++) {
         reach_survey_want(reach, family, now_ns + REACH_MS(1000));
+        reach_watch_moved(reach, family);
+    }
 }
 
 void nat_reach_observed(struct nat_reach *reach, uint64_t now_ns, enum net_family family,

@@ -274,6 +274,8 @@ bool reach_watch_answer(struct nat_reach *reach, uint64_t now_ns, size_t family,
                         const struct net_message *message, const struct reach_body *body);
 /* Another outer address: what was measured is of another NAT. */
 void reach_watch_reset(struct nat_reach *reach, size_t family);
+/* Our own address has changed: the mapping ends by that, and its age says nothing. */
+void reach_watch_moved(struct nat_reach *reach, size_t family);
 void reach_watch_seen(struct nat_reach *reach, uint64_t now_ns, const struct net_addr *observer,
                       const struct net_addr *seen);
 

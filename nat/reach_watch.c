@@ -165,12 +165,18 @@ void reach_watch_seen(struct nat_reach *reach, uint64_t now_ns, const struct net
         claim(reach, now_ns, family, observer, seen->port);
 }
 
+void reach_watch_moved(struct nat_reach *reach, size_t family)
+{
+    struct reach_watch *watch = &reach->watches[family];
+    watch->port = watch->rumour = 0;
+    watch->port_ns = 0;
+}
+
 void reach_watch_reset(struct nat_reach *reach, size_t family)
 {
     struct reach_watch *watch = &reach->watches[family];
     struct nat_reach_profile *profile = &reach->profiles[family];
-    watch->port = watch->rumour = 0;
-    watch->port_ns = 0;
+    reach_watch_moved(reach, family);
     watch->interval_count = 0;
     reach->profile_tell[family] |= profile->life_ns != 0;
     profile->life_ns = 0;

@@ -602,6 +602,27 @@ static bool wants_punch(const struct node *node, const struct node_peer *peer)
     return peer->connected && !node->udp_blocked && (detour || (peer->ageing && is_direct(peer->kind)));
 }
 
+/* A direct way answers, and only the hold-down of nat/path after several deaths keeps it from being used. */
+static bool hole_waits(const struct node *node, const struct node_peer *peer)
+{
+    struct nat_path_info info[NAT_PATH_CANDIDATES_MAX];
+    int count = nat_path_candidates(node->path, &peer->id, info, NAT_PATH_CANDIDATES_MAX);
+    for (int i = 0; i < count; i++) {
+        if (info[i].state == NAT_ANSWERING && is_direct(info[i].kind))
+            return true;
+    }
+    return false;
+}
+
+static void seek_hole(struct node *node, struct node_peer *peer, uint64_t now_ns)
+{
+    bool short_lived = own_life_ns(node) > 0;
+    if (!is_direct(peer->kind) && !short_lived && hole_waits(node, peer))
+        peer->punch_next_ns = now_ns + NODE_SECOND_NS;
+    else
+        punch(node, peer, now_ns, peer->ageing || short_lived);
+}
+
 /* A reserve that nothing needs takes a relay's place from somebody who does. */
 static void close_idle(struct node *node, struct node_peer *peer, uint64_t now_ns)
 {
@@ -623,7 +644,7 @@ static void tick_peer(struct node *node, struct node_peer *peer, uint64_t now_ns
         (void)open_session(node, peer, now_ns);
     }
     if (wants_punch(node, peer) && now_ns >= peer->punch_next_ns)
-        punch(node, peer, now_ns, peer->ageing || own_life_ns(node) > 0);
+        seek_hole(node, peer, now_ns);
 }
 
 /* While data goes by mappings that a NAT gives out to all alike, it is seen to how long they live. */

@@ -401,6 +401,23 @@ Test(reach, mappings_that_end_by_themselves_are_timed)
     world_close(&w);
 }
 
+/* A laptop goes from one access point to the next every 15 s: its mappings end by that, not by their age. */
+Test(reach, moves_teach_no_life)
+{
+    static struct world w;
+    (void)life(&w, &port_cone, false, SEC(5));
+    for (uint8_t i = 0; i < 8; i++) {
+        struct net_addr local = at("192.168.0.7:4242");
+        local.ip[3] = (uint8_t)(10 + i);
+        nat_reach_locals(w.nodes[0].reach, w.now_ns, &local, 1);
+        for (size_t k = 0; k < w.flow_count; k++)
+            w.flows[k].live = false;
+        run(&w, SEC(15));
+        cr_expect_eq(profile(&w).life_ns, 0, "move %d", i);
+    }
+    world_close(&w);
+}
+
 Test(reach, watching_costs_what_it_says)
 {
     static struct world w;
