@@ -1,6 +1,5 @@
 #include "net/uv/watch.h"
 
-#include <arpa/inet.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
