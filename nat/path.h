@@ -27,7 +27,7 @@
  *
  * CANDIDATE, PROBING: never answered or used.  ANSWERING: a standby.  ACTIVE or SUSPECT: the route in use,
  * one per peer at most.  DEAD: probed rarely, or forgotten: if punched and never answered, or by a socket of
- * its own.
+ * its own, after a minute.
  *
  * Driver: after each input drain nat_path_poll_event, then nat_path_poll_send, then re-arm one timer from
  * nat_path_deadline_ns.  Single-threaded, no allocation after init. */

@@ -98,10 +98,9 @@ struct path_peer {
     uint64_t busy_since_ns; /* since when more than the threshold is in flight */
     uint64_t busy_until_ns; /* probing stays brisk until then */
     uint64_t punch_until_ns;
-    uint64_t changed_ns; /* last time a route became active */
-    uint64_t lost_ns;    /* when the last route died */
-    uint64_t
-        doubt_at_ns; /* QUIC comes by another route: the one in use is doubted if silent until then; 0: no */
+    uint64_t changed_ns;   /* last time a route became active */
+    uint64_t lost_ns;      /* when the last route died */
+    uint64_t doubt_at_ns;  /* QUIC comes by another route: ours is doubted if silent until then; 0: no */
     uint64_t doubted_ns;   /* when that happened last; 0: never */
     uint64_t new_probe_ns; /* last probe to an address learnt from a datagram */
     uint64_t interest_ns;  /* an unwanted peer is kept for a minute after this */

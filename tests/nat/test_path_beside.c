@@ -167,8 +167,8 @@ Test(path_beside, what_stays_is_doubted_once)
     net_close(&net);
 }
 
-/* Probes and other datagrams come by all routes, and a suspicion that a sign has raised does not make the
- * silence of the route suspicious for less. */
+/* Probes and other datagrams come by all routes and raise no doubt; and a doubt that was wrong does not
+ * lengthen the silence that the route is allowed from then on. */
 Test(path_beside, probes_raise_no_doubt_and_doubts_no_caution)
 {
     struct net_addr from = at(relay_a);

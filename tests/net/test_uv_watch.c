@@ -25,17 +25,22 @@ static void on_change(void *user)
     told->watch = NULL;
 }
 
+static void control(unsigned long request, void *argument)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(ioctl(fd, request, argument), 0);
+    cr_assert_eq(close(fd), 0);
+}
+
 static void give_address(void)
 {
     struct ifreq request;
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0xc0000207)};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    cr_assert_geq(fd, 0);
     memset(&request, 0, sizeof request);
     memcpy(request.ifr_name, "lo", 3);
     memcpy(&request.ifr_addr, &addr, sizeof addr);
-    cr_assert_eq(ioctl(fd, SIOCSIFADDR, &request), 0);
-    cr_assert_eq(close(fd), 0);
+    control(SIOCSIFADDR, &request);
 }
 
 Test(uv_watch, a_new_address_is_told, .timeout = 30)
@@ -55,13 +60,10 @@ Test(uv_watch, a_new_address_is_told, .timeout = 30)
 static void bring_up(void)
 {
     struct ifreq request;
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    cr_assert_geq(fd, 0);
     memset(&request, 0, sizeof request);
     memcpy(request.ifr_name, "lo", 3);
     request.ifr_flags = IFF_UP | IFF_RUNNING;
-    cr_assert_eq(ioctl(fd, SIOCSIFFLAGS, &request), 0);
-    cr_assert_eq(close(fd), 0);
+    control(SIOCSIFFLAGS, &request);
 }
 
 /* "lo" gets a way to everywhere: only then does anything leave, and that is told as well. */
@@ -70,15 +72,12 @@ static void give_route(void)
     struct rtentry route;
     struct sockaddr_in any = {.sin_family = AF_INET};
     char lo[] = "lo";
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    cr_assert_geq(fd, 0);
     memset(&route, 0, sizeof route);
     memcpy(&route.rt_dst, &any, sizeof any);
     memcpy(&route.rt_genmask, &any, sizeof any);
     route.rt_flags = RTF_UP;
     route.rt_dev = lo;
-    cr_assert_eq(ioctl(fd, SIOCADDRT, &route), 0);
-    cr_assert_eq(close(fd), 0);
+    control(SIOCADDRT, &route);
 }
 
 Test(uv_watch, a_new_route_is_told_and_gives_a_source, .timeout = 30)
